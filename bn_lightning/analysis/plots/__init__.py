@@ -1,0 +1,1 @@
+"""Table in, Axes out; nothing here trains."""

@@ -1,0 +1,1 @@
+"""Models, data and losses by name."""

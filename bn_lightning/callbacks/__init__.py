@@ -1,0 +1,1 @@
+"""Lightning callbacks: a schedule plus one call to a function that a plain loop can call too."""

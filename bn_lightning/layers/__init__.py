@@ -1,0 +1,1 @@
+"""Layers that can be inserted beyond what torch.nn holds."""

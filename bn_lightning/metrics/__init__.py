@@ -1,0 +1,1 @@
+"""torchmetrics states around bn_lightning.functional, merged over ranks."""

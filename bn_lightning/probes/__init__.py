@@ -1,0 +1,1 @@
+"""Measurements of a model at one moment, usable in a plain loop."""

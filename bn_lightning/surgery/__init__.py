@@ -1,0 +1,1 @@
+"""Changes to, and guarded runs of, any nn.Module."""
