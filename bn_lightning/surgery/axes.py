@@ -1,0 +1,98 @@
+"""Follow the channel axis through shape operations.
+
+Axes are counted from the end (-1 is the last), so that one number serves batched and unbatched
+tensors and every number of leading axes.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+Layout = tuple[tuple[int, ...], int | None]
+"""A tensor's shape and its channel axis (negative; None where it is not known)."""
+
+
+def of_affine(op: str, shape: tuple[int, ...]) -> int | None:
+    """The channel axis that an affine operation writes: before the spatial axes of a convolution, else the last.
+
+    Args:
+        op: Bare name of the operation.
+        shape: Shape of its output.
+
+    Returns:
+        The axis, counted from the end.
+    """
+    if op.startswith("conv"):
+        return -1 - int(op[-2])
+    return -1 if shape else None
+
+
+def of_norm(op: str, shape: tuple[int, ...]) -> int | None:
+    """The channel axis that a norm of torch presumes: the last for layer and RMS norm, else axis 1.
+
+    Args:
+        op: Bare name of the operation.
+        shape: Shape of its output.
+
+    Returns:
+        The axis, counted from the end.
+    """
+    if op in ("layer_norm", "rms_norm"):
+        return -1
+    return 1 - len(shape) if len(shape) > 1 else None
+
+
+def of_elementwise(shape: tuple[int, ...], inputs: Iterable[Layout]) -> int | None:
+    """The channel axis of an element-wise result: that of the first input which has one and fits.
+
+    Args:
+        shape: Shape of the result.
+        inputs: Layouts of the inputs.
+
+    Returns:
+        The axis, counted from the end, or None.
+    """
+    for input_shape, axis in inputs:
+        if axis is not None and -axis <= len(shape) and shape[axis] == input_shape[axis]:
+            return axis
+    return None
+
+
+def through_shape_op(
+    function: Callable[..., Any], source: Tensor, axis: int, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> list[int | None]:
+    """Find where a shape operation moves the channel axis, by moving a tensor of channel numbers.
+
+    The operation is run once more on numbers that count the channels along `axis`. In each result
+    the channel axis is the last one along which the numbers vary. This covers view, permute,
+    indexing, chunk, means and their kin without a rule for each.
+
+    Args:
+        function: The operation.
+        source: Its input tensor.
+        axis: The channel axis of `source`, counted from the end.
+        args: Positional arguments of the call, `source` among them.
+        kwargs: Keyword arguments of the call, `source` among them.
+
+    Returns:
+        One axis for each tensor of the result, None where the numbers do not vary or the operation refuses them.
+    """
+    numbers = torch.empty_like(source, dtype=torch.float64, requires_grad=False)
+    column = torch.arange(source.shape[axis], dtype=torch.float64, device=source.device).view(-1, *[1] * (-axis - 1))
+    numbers.copy_(column.expand(source.shape))
+    args, kwargs = pytree.tree_map(lambda leaf: numbers if leaf is source else leaf, (args, kwargs))
+    try:
+        results = function(*args, **kwargs)
+    except Exception:  # the shape operation may refuse what it is given; then the axis is simply unknown
+        return []
+    return [_last_varying_axis(leaf) for leaf in pytree.tree_leaves(results) if isinstance(leaf, Tensor)]
+
+
+def _last_varying_axis(numbers: Tensor) -> int | None:
+    for axis in range(-1, -numbers.ndim - 1, -1):
+        if numbers.shape[axis] > 1 and bool((numbers.narrow(axis, 0, 1) != numbers).any()):
+            return axis
+    return None

@@ -1,0 +1,115 @@
+"""What each torch function means for the place of a norm.
+
+A function is known by its bare name (`add`, whether called as `+`, `+=`, `torch.add` or
+`Tensor.add_`) when a model is traced, and by its full name (`torch.nn.functional.relu`) when calls of
+a nonlinearity have to be met again in a model that was not traced.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+_NONLINEARITY_NAMES = (
+    "relu relu6 sigmoid tanh elu selu celu gelu silu mish leaky_relu rrelu prelu hardswish hardsigmoid hardtanh "
+    "softplus softsign logsigmoid tanhshrink softshrink hardshrink threshold expit glu"
+).split()
+_AFFINE_NAMES = (
+    "linear bilinear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d "
+    "multi_head_attention_forward"
+).split()
+_MATMUL_NAMES = (
+    "matmul mm bmm einsum addmm baddbmm addbmm addmv mv dot tensordot inner chain_matmul scaled_dot_product_attention"
+).split()
+_NORM_NAMES = "batch_norm layer_norm group_norm instance_norm rms_norm".split()
+_SHAPE_NAMES = (
+    "transpose t T mT H mH permute movedim moveaxis swapaxes swapdims view reshape view_as reshape_as flatten "
+    "unflatten squeeze unsqueeze getitem chunk split tensor_split unbind narrow select expand expand_as flip roll "
+    "ravel mean sum amax amin"
+).split()
+_PASS_NAMES = (
+    "dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout feature_dropout clone contiguous to "
+    "float double half bfloat16 type type_as cpu cuda detach pad interpolate upsample pixel_shuffle pixel_unshuffle "
+    "channel_shuffle max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d "
+    "adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d lp_pool1d "
+    "lp_pool2d nan_to_num requires_grad as_subclass neg negative positive repeat"
+).split()
+_JOIN_NAMES = "add sub subtract rsub cat concat concatenate stack hstack vstack where lerp maximum minimum".split()
+_PRODUCT_NAMES = "mul multiply div divide true_divide".split()
+_LOSS_NAMES = "cross_entropy binary_cross_entropy binary_cross_entropy_with_logits kl_div log_softmax softmax".split()
+
+ROLES: dict[str, str] = {
+    **dict.fromkeys(_NONLINEARITY_NAMES, "nonlinearity"),
+    **dict.fromkeys(_AFFINE_NAMES, "affine"),
+    **dict.fromkeys(_MATMUL_NAMES, "matmul"),
+    **dict.fromkeys(_NORM_NAMES, "norm"),
+    **dict.fromkeys(_SHAPE_NAMES, "shape"),
+    **dict.fromkeys(_PASS_NAMES, "pass"),
+    **dict.fromkeys(_JOIN_NAMES, "join"),
+    **dict.fromkeys(_PRODUCT_NAMES, "product"),
+    **dict.fromkeys(_LOSS_NAMES, "loss"),
+}
+"""Role of a function by its bare name; functions that are not listed have the role "other"."""
+
+SATURATING = frozenset({"sigmoid", "tanh", "hardsigmoid", "hardtanh", "expit", "logsigmoid", "softsign"})
+"""Nonlinearities that end a network as a probability or a bounded value rather than feed another layer."""
+
+GATING = frozenset({"sigmoid", "hardsigmoid", "expit", "gelu", "silu"})
+"""Nonlinearities whose output, multiplied with another branch, is a gate."""
+
+# `__rsub__` subtracts like `__sub__`; only the roles of the operands matter here, not their order.
+_DUNDER_PREFIXES = ("r", "i")
+_DUNDERS = {"add", "sub", "mul", "truediv", "matmul", "div"}
+
+
+def bare_name(function: Callable[..., Any]) -> str:
+    """The name of a torch function without its spelling: operator, in-place and property forms are one.
+
+    Args:
+        function: A function as a `TorchFunctionMode` receives it.
+
+    Returns:
+        The bare name.
+
+    Example:
+        >>> import torch
+        >>> [bare_name(f) for f in (torch.relu_, torch.Tensor.__iadd__, torch.Tensor.__getitem__)]
+        ['relu', 'add', 'getitem']
+    """
+    name = getattr(function, "__name__", str(function))
+    if name == "__get__":
+        name = getattr(getattr(function, "__self__", None), "__name__", name)
+    if name.startswith("__") and name.endswith("__"):
+        name = name.strip("_")
+        if name not in _DUNDERS and name[0] in _DUNDER_PREFIXES and name[1:] in _DUNDERS:
+            name = name[1:]
+        return {"truediv": "div"}.get(name, name)
+    return name.strip("_").removeprefix("special_")
+
+
+def _spellings() -> dict[str, Callable[..., Any]]:
+    spaces = {
+        "torch.nn.functional": F,
+        "torch": torch,
+        "torch.Tensor": torch.Tensor,
+        "torch.special": torch.special,
+    }
+    found: dict[str, Callable[..., Any]] = {}
+    known: set[int] = set()
+    for space_name, space in spaces.items():
+        for name in _NONLINEARITY_NAMES:
+            for spelling in (name, name + "_"):
+                function = getattr(space, spelling, None)
+                # Some functions live in two namespaces; one full name for each object keeps plans unambiguous.
+                if function is not None and id(function) not in known:
+                    known.add(id(function))
+                    found[f"{space_name}.{spelling}"] = function
+    return found
+
+
+NONLINEARITIES: dict[str, Callable[..., Any]] = _spellings()
+"""Every spelling of a nonlinearity by its full name, such as `torch.nn.functional.relu`."""
+
+FULL_NAMES: dict[Callable[..., Any], str] = {function: name for name, function in NONLINEARITIES.items()}
+"""The full name of a nonlinearity, by the function object."""
