@@ -95,8 +95,8 @@ def apply_plan(model: nn.Module, plan: InsertionPlan, *, norm: NormFactory | Non
     """
     model = getattr(model, "_orig_mod", model)
     present = plan_of(model)
-    if present == plan:
-        return plan
+    if present is not None and present.structure == plan.structure:
+        return present
     if present is not None:
         raise _other_plan(present, f"{plan.norm}, {plan.placement}")
     if not plan.inserted:

@@ -98,6 +98,16 @@ class InsertionPlan:
         """The sites that get none."""
         return tuple(site for site in self.sites if site.decision == "skip")
 
+    @property
+    def structure(self) -> tuple[Any, ...]:
+        """What the plan makes of a model, whatever example it was found with; equal structures are interchangeable."""
+        sites = tuple(
+            (site.name, site.attach, site.layer, site.owner, site.function, site.activation)
+            + (site.call_index, site.channels, site.channel_dim, len(site.shape))
+            for site in self.inserted
+        )
+        return (self.placement, self.norm, sites)
+
     def override(self, pattern: str, decision: Literal["insert", "skip"]) -> "InsertionPlan":
         """A new plan in which every site whose name matches has another decision.
 

@@ -134,7 +134,9 @@ class _Recorder(TorchFunctionMode):
         tensors = _tensors((args, kwargs))
         # Looked up before the call: an in-place operation makes its input the result.
         inputs = tuple(self.node_of(tensor) for tensor in tensors)
-        layouts = [(tuple(tensor.shape), self.nodes[index].channel_dim) for tensor, index in zip(tensors, inputs, strict=True)]
+        layouts = [
+            (tuple(tensor.shape), self.nodes[index].channel_dim) for tensor, index in zip(tensors, inputs, strict=True)
+        ]
         op = ops.bare_name(function)
         role = ops.ROLES.get(op, "loss" if op.endswith("_loss") else "other")
         moved: list[int | None] = []

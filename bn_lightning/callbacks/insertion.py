@@ -1,0 +1,163 @@
+"""Insert batch norm into whatever model a Trainer is given."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+from torch import nn
+
+from bn_lightning.callbacks._compat import (
+    CallbackBase,
+    LightningModule,
+    Trainer,
+    misconfiguration,
+    namespace_of,
+    rank_zero_info,
+    rank_zero_warn,
+)
+from bn_lightning.callbacks._example import example_of, muted_logging
+from bn_lightning.errors import NoEffectWarning, UnknownNameError
+from bn_lightning.surgery.attach import apply_plan, plan_of
+from bn_lightning.surgery.checkpoint import keep_plan_in_checkpoints
+from bn_lightning.surgery.plan import CUSTOM_NORM, NORMS, InsertionPlan, plan_insertion
+
+
+class BatchNormInsertion(CallbackBase):
+    """Puts batch norm before or after the nonlinearities of a model that was written without it.
+
+    The model is traced once, on its `example_input_array` or else on the first training batch (run
+    through `training_step` with logging muted), before the optimizers are configured. So the new
+    parameters are in the optimizer, checkpoints carry the plan and rebuild the norms in a fresh
+    module before they load its weights, and a resumed run continues with them.
+
+    Modules that build their layers in `setup` or `configure_model` get the norms at the end of
+    `configure_model`. A module that carries the norms already is left as it is.
+
+    Source: Ioffe & Szegedy 2015, Algorithm 1 and section 3.2.
+
+    Args:
+        placement: "before" the nonlinearity, as in the paper, or "after" it.
+        norm: "batch", or a factory that makes a norm for a number of channels.
+        exclude: fnmatch patterns of sites to leave as they are; the names are those of
+            `bn_lightning.plan_insertion(...).table()`.
+
+    Raises:
+        UnknownNameError: If the placement or the norm does not exist.
+        NoSiteError: During setup, if the model has no nonlinearity or every one is skipped.
+        MisconfigurationException: During setup, if there is nothing to trace the model with; at the
+            start of fit, if a new parameter is in no optimizer.
+
+    Example:
+        >>> from pytorch_lightning import Trainer
+        >>> from bn_lightning.callbacks import BatchNormInsertion
+        >>> trainer = Trainer(callbacks=[BatchNormInsertion()], logger=False, accelerator="cpu")
+    """
+
+    def __init__(
+        self,
+        *,
+        placement: Literal["before", "after"] = "before",
+        norm: str | Callable[[int], nn.Module] = "batch",
+        exclude: Sequence[str] = (),
+    ) -> None:
+        super().__init__()
+        if placement not in ("before", "after"):
+            raise UnknownNameError(f"placement is 'before' or 'after' the nonlinearity, not {placement!r}.")
+        if isinstance(norm, str) and norm not in NORMS:
+            raise UnknownNameError(
+                f"No norm is called {norm!r}; the names are {', '.join(NORMS)}, or give a factory channels -> module."
+            )
+        self.placement = placement
+        self.norm = norm
+        self.exclude = tuple(exclude)
+        self.plan: InsertionPlan | None = None
+
+    def setup(self, trainer: "Trainer", pl_module: "LightningModule", stage: str) -> None:
+        """Insert now, or arrange for it at the end of `configure_model`."""
+        keep_plan_in_checkpoints(pl_module, norm=None if isinstance(self.norm, str) else self.norm)
+        base = namespace_of(trainer).LightningModule
+        if any(getattr(type(pl_module), name) is not getattr(base, name) for name in ("setup", "configure_model")):
+            self._insert_after_configure_model(trainer, pl_module, stage)
+        else:
+            self._insert(trainer, pl_module, stage)
+
+    def on_fit_start(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
+        """Check that every new parameter will be trained."""
+        self.plan = plan_of(pl_module)
+        optimized = {
+            id(parameter)
+            for optimizer in trainer.optimizers
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+        }
+        forgotten = [
+            name
+            for name, parameter in pl_module.named_parameters()
+            if "bn_lightning_norm." in name and parameter.requires_grad and id(parameter) not in optimized
+        ]
+        if forgotten and optimized:
+            raise misconfiguration(
+                trainer,
+                f"No optimizer holds the inserted parameters {', '.join(forgotten)}. Let configure_optimizers collect "
+                "its parameters when it is called (self.parameters()), not from lists made in __init__.",
+            )
+
+    def _insert_after_configure_model(self, trainer: "Trainer", pl_module: "LightningModule", stage: str) -> None:
+        previous = vars(pl_module).get("configure_model")
+        original = pl_module.configure_model
+
+        def configure_model() -> None:
+            # Taken away at once: a closure left on the module would not pickle, and would stay bound in copies.
+            del vars(pl_module)["configure_model"]
+            if previous is not None:
+                vars(pl_module)["configure_model"] = previous
+            original()
+            self._insert(trainer, pl_module, stage)
+
+        vars(pl_module)["configure_model"] = configure_model
+
+    def _insert(self, trainer: "Trainer", pl_module: "LightningModule", stage: str) -> None:
+        present = plan_of(pl_module)
+        if present is not None:
+            name = self.norm if isinstance(self.norm, str) else CUSTOM_NORM
+            if (present.placement, present.norm) != (self.placement, name):
+                raise misconfiguration(
+                    trainer,
+                    f"The module already carries norms ({present.norm}, {present.placement}), and this callback was "
+                    f"asked for others ({name}, {self.placement}). Take the first out with remove_batch_norm(module), "
+                    "or use one BatchNormInsertion only.",
+                )
+            self.plan = present
+            return
+        if stage != "fit" and pl_module.example_input_array is None:
+            if trainer.ckpt_path is None:
+                rank_zero_warn(
+                    f"BatchNormInsertion inserted nothing: {stage} has no training batch to trace the model with, and "
+                    "no ckpt_path to take a plan from. Set example_input_array, or fit first.",
+                    category=NoEffectWarning,
+                )
+            return  # else the checkpoint brings its plan
+        self.plan = self._plan(trainer, pl_module)
+        apply_plan(pl_module, self.plan, norm=None if isinstance(self.norm, str) else self.norm)
+        rank_zero_info(_message(self.plan))
+
+    def _plan(self, trainer: "Trainer", pl_module: "LightningModule") -> InsertionPlan:
+        example = example_of(trainer, pl_module)
+        options: dict[str, Any] = {"placement": self.placement, "norm": self.norm, "exclude": self.exclude}
+        with muted_logging(pl_module):
+            try:
+                return plan_insertion(pl_module, example.args, example.kwargs, entry=example.entry, **options)
+            except Exception as error:
+                if example.entry == "training_step":
+                    error.add_note(
+                        "The module has no example_input_array, so training_step ran on the first training batch. "
+                        "Set example_input_array to a batch of inputs, and forward is traced instead."
+                    )
+                raise
+
+
+def _message(plan: InsertionPlan) -> str:
+    names = ", ".join(site.name for site in plan.inserted)
+    text = f"BatchNormInsertion: {len(plan.inserted)} norms ({plan.norm}, {plan.placement} the nonlinearity) at {names}"
+    if plan.skipped:
+        text += "; skipped " + "; ".join(f"{site.name} ({site.reason})" for site in plan.skipped)
+    return text + "."
