@@ -51,8 +51,8 @@ def insert_batch_norm(
         >>> import torch
         >>> model = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
         >>> plan = insert_batch_norm(model, (torch.randn(16, 8),))
-        >>> model[0].bn_lightning_norm[0]
-        BatchNorm1d(4, eps=1e-05, momentum=0.1, affine=True, track_running_stats=True)
+        >>> type(model[0].bn_lightning_norm[0]).__name__, model[0].bn_lightning_norm[0].num_features
+        ('BatchNorm1d', 4)
     """
     present = plan_of(model)
     if present is not None:

@@ -46,7 +46,8 @@ class Node:
 
     Args:
         index: Position in the order of execution.
-        role: What it means for a norm: a value of `ops.ROLES`, or "input", "parameter", "opaque", "other".
+        role: What it means for a norm: a value of `ops.ROLES`, or "input", "parameter", "opaque", "other", or
+            "inner" within an activation module, which counts as one operation.
         op: Bare name of the operation, or the lower-case class name of an activation module.
         inputs: Nodes that made its tensor arguments, in order.
         owner: Path of the innermost module running; None outside any forward.
@@ -269,9 +270,10 @@ def trace_calls(model: nn.Module, run: Callable[[], Any]) -> Trace:
 
     Example:
         >>> import torch
-        >>> model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.ReLU())
-        >>> [node.role for node in trace_calls(model, lambda: model(torch.zeros(4, 3))).nodes]
-        ['input', 'parameter', 'parameter', 'affine', 'nonlinearity']
+        >>> model, x = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.ReLU()), torch.zeros(4, 3)
+        >>> nodes = trace_calls(model, lambda: model(x)).nodes
+        >>> [(node.op, node.layer) for node in nodes if node.role in ("affine", "nonlinearity")]
+        [('linear', '0'), ('relu', '')]
     """
     recorder = _Recorder(model)
     with sandbox(model), torch.no_grad(), _eager(), _module_hooks(model, recorder), recorder:

@@ -1,0 +1,346 @@
+import copy
+import io
+import warnings
+
+import pytest
+import torch
+import torch.nn.functional as F
+from cases import CASES, FunctionalMLP, ResidualBlock, ResidualNet
+from oracles_models import HandWritten
+from torch import Tensor, nn
+
+from bn_lightning.errors import BatchSizeError, InsertionWarning, NoEffectWarning, NoSiteError, PlanMismatchError
+from bn_lightning.surgery.attach import apply_plan, insert_batch_norm, plan_of, remove_batch_norm
+from bn_lightning.surgery.plan import plan_insertion
+
+PLACEMENTS = ("before", "after")
+each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+each_placement = pytest.mark.parametrize("placement", PLACEMENTS)
+
+
+def norms_of(model: nn.Module) -> list[nn.Module]:
+    return [module for name, module in model.named_modules() if "bn_lightning_norm." in name]
+
+
+def hook_counts(model: nn.Module) -> list[tuple[int, int, int]]:
+    return [
+        (len(m._forward_hooks), len(m._forward_pre_hooks), len(m._forward_hooks_always_called)) for m in model.modules()
+    ]
+
+
+@each_case
+@each_placement
+def test_with_identity_for_the_norm_outputs_are_those_of_the_original(case, placement):
+    model = case.make()
+    changed = copy.deepcopy(model)
+    plan = plan_insertion(changed, case.example(), placement=placement, norm=lambda channels: nn.Identity())
+    apply_plan(changed, plan, norm=lambda channels: nn.Identity())
+    assert len(norms_of(changed)) == len(plan.inserted)
+    for training in (True, False):
+        for batch in (6, 3):
+            torch.manual_seed(0)
+            expected = model.train(training)(*case.example(batch))
+            torch.manual_seed(0)
+            assert torch.equal(changed.train(training)(*case.example(batch)), expected)
+
+
+@each_case
+@each_placement
+def test_each_norm_sees_each_visit_and_normalises_its_own_channels(case, placement):
+    model = case.make()
+    plan = insert_batch_norm(model, case.example(), placement=placement)
+    model(*case.example(16))
+    for site in plan.inserted:
+        assert site.visits >= 1
+    assert sorted(int(norm.num_batches_tracked) for norm in norms_of(model)) == sorted(
+        site.visits for site in plan.inserted
+    )
+    assert sorted(norm.num_features for norm in norms_of(model)) == sorted(site.channels for site in plan.inserted)
+
+
+@each_case
+@each_placement
+def test_a_training_step_gives_finite_gradients_and_keeps_the_original_keys(case, placement):
+    model = case.make()
+    keys = set(model.state_dict())
+    insert_batch_norm(model, case.example(), placement=placement)
+    assert keys <= set(model.state_dict())
+    model(*case.example()).square().mean().backward()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None, name
+            assert parameter.grad.isfinite().all(), name
+
+
+@each_case
+@each_placement
+def test_removal_right_after_insertion_gives_everything_back_to_the_bit(case, placement):
+    model = case.make()
+    state, hooks = copy.deepcopy(model.state_dict()), hook_counts(model)
+    trainable = [parameter.requires_grad for parameter in model.parameters()]
+    attributes = [set(vars(module)) for module in model.modules()]
+    expected = model.eval()(*case.example())
+    model.train()
+    plan = insert_batch_norm(model, case.example(), placement=placement)
+    assert remove_batch_norm(model) == plan
+    assert list(model.state_dict()) == list(state)
+    torch.testing.assert_close(model.state_dict(), state, rtol=0, atol=0)
+    assert hook_counts(model) == hooks
+    assert [parameter.requires_grad for parameter in model.parameters()] == trainable
+    assert [set(vars(module)) for module in model.modules()] == attributes
+    assert torch.equal(model.eval()(*case.example()), expected)
+    assert plan_of(model) is None
+
+
+@each_case
+@each_placement
+def test_a_plan_rebuilds_the_structure_of_a_fresh_model_without_data(case, placement):
+    model = case.make()
+    plan = insert_batch_norm(model, case.example(), placement=placement)
+    model(*case.example(12))
+    fresh = case.make()
+    apply_plan(fresh, plan)
+    fresh.load_state_dict(model.state_dict())
+    assert torch.equal(fresh.eval()(*case.example()), model.eval()(*case.example()))
+
+
+@each_case
+@each_placement
+def test_copies_and_pickles_work_and_are_independent(case, placement):
+    model = case.make()
+    insert_batch_norm(model, case.example(), placement=placement)
+    model(*case.example(8))
+    seen = [int(norm.num_batches_tracked) for norm in norms_of(model)]
+    twin = copy.deepcopy(model)
+    twin(*case.example(8))
+    assert [int(norm.num_batches_tracked) for norm in norms_of(model)] == seen
+    assert [int(norm.num_batches_tracked) for norm in norms_of(twin)] == [2 * count for count in seen]
+    if case.name.startswith(("conv", "mlp", "pool", "user")) and isinstance(model, nn.Sequential):
+        return  # their factories are lambdas in a container, pickled below by the others
+    buffer = io.BytesIO()
+    torch.save(model, buffer)
+    buffer.seek(0)
+    loaded = torch.load(buffer, weights_only=False)
+    assert torch.equal(loaded.eval()(*case.example()), model.eval()(*case.example()))
+    if plan_of(model) is not None:
+        with pytest.warns(InsertionWarning, match="trained norms were removed"):
+            remove_batch_norm(loaded)
+        assert not norms_of(loaded)
+
+
+@each_case
+@each_placement
+def test_it_compiles_without_a_graph_break(case, placement):
+    model = case.make()
+    insert_batch_norm(model, case.example(), placement=placement)
+    torch.manual_seed(0)
+    expected = copy.deepcopy(model)(*case.example())
+    torch._dynamo.reset()
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    torch.manual_seed(0)
+    torch.testing.assert_close(compiled(*case.example()), expected)
+
+
+@pytest.mark.parametrize("kind", ["mlp", "conv", "residual"])
+@each_placement
+def test_outputs_gradients_and_buffers_equal_a_net_with_batch_norm_written_by_hand(kind, placement):
+    torch.manual_seed(0)
+    written = HandWritten(kind, placement).double()
+    plain = HandWritten(kind, None).double()
+    plain.load_state_dict({name: value for name, value in written.state_dict().items() if "norm" not in name})
+    x = written.example().double()
+    plan = insert_batch_norm(plain, (x,), placement=placement)
+    assert len(plan.inserted) == 2
+    for _ in range(2):
+        expected, found = written(x), plain(x)
+        torch.testing.assert_close(found, expected)
+    expected.square().sum().backward()
+    found.square().sum().backward()
+    torch.testing.assert_close(plain.first.weight.grad, written.first.weight.grad)
+    by_shape = zip(norms_of(plain), written.norms, strict=True)
+    for norm, oracle in by_shape:
+        torch.testing.assert_close(norm.running_mean, oracle.running_mean)
+        torch.testing.assert_close(norm.running_var, oracle.running_var)
+        torch.testing.assert_close(norm.weight.grad, oracle.weight.grad)
+    torch.testing.assert_close(plain.eval()(x), written.eval()(x))
+
+
+def test_the_bias_behind_which_a_norm_stands_is_frozen_and_no_other():
+    model = ResidualNet()
+    insert_batch_norm(model, (torch.randn(4, 3, 8, 8),))
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    assert frozen == {"stem.bias", "blocks.0.conv1.bias", "blocks.1.conv1.bias"}
+    after = ResidualNet()
+    insert_batch_norm(after, (torch.randn(4, 3, 8, 8),), placement="after")
+    assert all(parameter.requires_grad for parameter in after.parameters())
+
+
+def test_a_bias_that_was_frozen_or_is_tied_stays_as_it_was():
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
+    model[0].bias.requires_grad_(False)
+    model[4].bias = model[2].bias
+    insert_batch_norm(model, (torch.randn(6, 4),))
+    assert model[2].bias.requires_grad
+    remove_batch_norm(model)
+    assert not model[0].bias.requires_grad
+
+
+def test_two_owners_share_one_activation_module():
+    act = nn.ReLU()
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.act = nn.Linear(4, 4), act
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.act(self.layer(x) + x)
+
+    model = nn.Sequential(Block(), Block(), nn.Linear(4, 1))
+    plan = insert_batch_norm(model, (torch.randn(6, 4),))
+    assert [(site.owner, site.attach) for site in plan.inserted] == [("0", "shared"), ("1", "shared")]
+    model(torch.randn(8, 4))
+    assert [int(norm.num_batches_tracked) for norm in act.bn_lightning_norm] == [1, 1]
+
+
+def test_a_second_insertion_of_the_same_plan_changes_nothing_and_another_is_refused():
+    model, args = FunctionalMLP(), (torch.randn(6, 5),)
+    plan = insert_batch_norm(model, args)
+    norms = norms_of(model)
+    assert insert_batch_norm(model, args) is plan
+    assert apply_plan(model, plan) is plan
+    assert norms_of(model) == norms
+    with pytest.raises(PlanMismatchError, match=r"already carries norms \(batch, before: 2 sites\).*\(batch, after\)"):
+        insert_batch_norm(model, args, placement="after")
+    with pytest.raises(PlanMismatchError, match="Take the first out with remove_batch_norm"):
+        apply_plan(model, plan_insertion(FunctionalMLP(), args, placement="after"))
+
+
+def test_every_site_skipped():
+    model = nn.Sequential(nn.Linear(4, 1), nn.Sigmoid())
+    with pytest.raises(NoSiteError, match=r"inserts no norm. Its sites were skipped: 1: an output head"):
+        insert_batch_norm(model, (torch.randn(6, 4),))
+    assert plan_of(model) is None
+
+
+def test_a_plan_for_another_model_leaves_the_model_alone():
+    plan = plan_insertion(ResidualNet(), (torch.randn(4, 3, 8, 8),))
+    model = ResidualBlock()
+    keys = list(model.state_dict())
+    with pytest.raises(PlanMismatchError, match=r"ResidualBlock does not have: blocks\.0"):
+        apply_plan(model, plan)
+    assert list(model.state_dict()) == keys
+
+
+def test_a_factory_that_fails_half_way_leaves_the_model_as_it_was():
+    made = []
+
+    def factory(channels: int) -> nn.Module:
+        made.append(channels)
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        return nn.BatchNorm1d(channels)
+
+    model = FunctionalMLP()
+    keys, hooks = list(model.state_dict()), hook_counts(model)
+    with pytest.raises(KeyboardInterrupt):
+        insert_batch_norm(model, (torch.randn(6, 5),), norm=factory)
+    assert (list(model.state_dict()), hook_counts(model)) == (keys, hooks)
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_a_plan_made_with_a_factory_needs_it_again():
+    plan = plan_insertion(FunctionalMLP(), (torch.randn(6, 5),), norm=nn.LayerNorm)
+    with pytest.raises(ValueError, match="made with a norm factory; give the same factory again"):
+        apply_plan(FunctionalMLP(), plan)
+    model = FunctionalMLP()
+    apply_plan(model, plan, norm=nn.LayerNorm)
+    assert [type(norm) for norm in norms_of(model)] == [nn.LayerNorm, nn.LayerNorm]
+    assert model.first.bias.requires_grad  # a layer norm does not cancel a per-channel bias
+
+
+def test_removing_from_a_model_without_norms_says_so():
+    with pytest.warns(NoEffectWarning, match="FunctionalMLP carries no inserted norms"):
+        assert remove_batch_norm(FunctionalMLP()) is None
+
+
+def test_removal_after_training_warns_that_the_function_changed():
+    model = FunctionalMLP()
+    insert_batch_norm(model, (torch.randn(6, 5),))
+    model(torch.randn(6, 5))
+    with pytest.warns(InsertionWarning, match="2 trained norms were removed"):
+        remove_batch_norm(model)
+
+
+def test_a_batch_of_one_sample_names_the_site():
+    model = FunctionalMLP()
+    insert_batch_norm(model, (torch.randn(6, 5),))
+    with pytest.raises(BatchSizeError, match="batch norm at 'relu_0' received 1 value per channel"):
+        model(torch.randn(1, 5))
+    assert model.eval()(torch.randn(1, 5)).shape == (1, 3)
+
+
+def test_an_exception_in_a_forward_does_not_confuse_the_next_one():
+    class Moody(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.block, self.layer, self.head = ResidualBlock(2), nn.Conv2d(2, 2, 1), nn.Conv2d(2, 1, 1)
+            self.fails = False
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = F.relu(self.layer(x) + x)
+            if self.fails:
+                raise RuntimeError("moody")
+            return self.head(F.relu(self.block(x) + x))
+
+    model, x = Moody(), torch.randn(4, 2, 5, 5)
+    insert_batch_norm(model, (x,))
+    twin = copy.deepcopy(model)
+    model.fails = True
+    with pytest.raises(RuntimeError, match="moody"):
+        model(x)
+    model.fails = False
+    twin.load_state_dict(model.state_dict())
+    assert torch.equal(model(x), twin(x))
+
+
+def test_sync_batch_norm_conversion_reaches_every_inserted_norm():
+    model = ResidualNet()
+    insert_batch_norm(model, (torch.randn(4, 3, 8, 8),))
+    converted = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(model))
+    assert {type(norm) for norm in norms_of(converted)} == {nn.SyncBatchNorm}
+    x = torch.randn(4, 3, 8, 8)
+    torch.testing.assert_close(converted.eval()(x), model.eval()(x))
+
+
+def test_device_and_type_are_those_of_the_neighbouring_layer():
+    model = FunctionalMLP().double()
+    insert_batch_norm(model, (torch.randn(6, 5, dtype=torch.float64),))
+    assert {norm.weight.dtype for norm in norms_of(model)} == {torch.float64}
+    meta = FunctionalMLP().to("meta")
+    apply_plan(meta, plan_of(model))
+    assert {norm.weight.device.type for norm in norms_of(meta)} == {"meta"}
+
+
+def test_it_runs_under_autocast_and_bfloat16():
+    model = ResidualNet()
+    insert_batch_norm(model, (torch.randn(4, 3, 8, 8),))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = model(torch.randn(4, 3, 8, 8))
+    assert output.dtype == torch.bfloat16
+    assert all(norm.running_mean.dtype == torch.float32 for norm in norms_of(model))
+
+
+def test_an_unbatched_image_is_normalised_over_its_positions():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 1, 1))
+    insert_batch_norm(model, (torch.randn(4, 3, 8, 8),))
+    x = torch.randn(3, 8, 8)
+    hidden = model[0](x)
+    torch.testing.assert_close(hidden.mean((1, 2)), torch.zeros(4), atol=1e-6, rtol=0)  # zero up to float32 rounding
+    torch.testing.assert_close(model.eval()(x), model.eval()(x[None])[0])
+
+
+def test_no_warning_is_raised_by_a_plain_insertion():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        insert_batch_norm(FunctionalMLP(), (torch.randn(6, 5),))
