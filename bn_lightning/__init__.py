@@ -1,1 +1,21 @@
-"""Batch normalization for PyTorch Lightning."""
+"""Batch normalization for PyTorch and Lightning: insert it, get its population statistics right, see what it did.
+
+The verbs here work on any `torch.nn.Module` and never import Lightning; the callbacks that call them
+are in `bn_lightning.callbacks`, the comparisons in `bn_lightning.analysis`.
+"""
+
+from bn_lightning._version import __version__
+from bn_lightning.surgery.attach import apply_plan, insert_batch_norm, remove_batch_norm
+from bn_lightning.surgery.checkpoint import load_from_checkpoint
+from bn_lightning.surgery.plan import InsertionPlan, Site, plan_insertion
+
+__all__ = [
+    "InsertionPlan",
+    "Site",
+    "__version__",
+    "apply_plan",
+    "insert_batch_norm",
+    "load_from_checkpoint",
+    "plan_insertion",
+    "remove_batch_norm",
+]

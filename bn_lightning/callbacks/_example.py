@@ -98,6 +98,8 @@ def _first_training_batch(trainer: "Trainer") -> Any:
     if isinstance(loaders, combined):
         loaders, mode = loaders.iterables, loaders._mode
     try:
+        if not pytree.tree_leaves(loaders, is_leaf=_is_loader):
+            raise StopIteration
         batches = pytree.tree_map(_first_batch, loaders, is_leaf=_is_loader)
     except StopIteration as error:
         raise misconfiguration(trainer, f"The training data hold no batch to trace with. {_REMEDY}.") from error

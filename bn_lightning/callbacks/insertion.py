@@ -101,6 +101,18 @@ class BatchNormInsertion(CallbackBase):
                 "its parameters when it is called (self.parameters()), not from lists made in __init__.",
             )
 
+    def on_validation_start(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
+        """Say so if there is no norm to validate with."""
+        _warn_of_no_norms(pl_module)
+
+    def on_test_start(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
+        """Say so if there is no norm to test with."""
+        _warn_of_no_norms(pl_module)
+
+    def on_predict_start(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
+        """Say so if there is no norm to predict with."""
+        _warn_of_no_norms(pl_module)
+
     def _insert_after_configure_model(self, trainer: "Trainer", pl_module: "LightningModule", stage: str) -> None:
         previous = vars(pl_module).get("configure_model")
         original = pl_module.configure_model
@@ -129,13 +141,7 @@ class BatchNormInsertion(CallbackBase):
             self.plan = present
             return
         if stage != "fit" and pl_module.example_input_array is None:
-            if trainer.ckpt_path is None:
-                rank_zero_warn(
-                    f"BatchNormInsertion inserted nothing: {stage} has no training batch to trace the model with, and "
-                    "no ckpt_path to take a plan from. Set example_input_array, or fit first.",
-                    category=NoEffectWarning,
-                )
-            return  # else the checkpoint brings its plan
+            return  # a checkpoint may bring its plan; if none does, the start of the stage says so
         self.plan = self._plan(trainer, pl_module)
         apply_plan(pl_module, self.plan, norm=None if isinstance(self.norm, str) else self.norm)
         rank_zero_info(_message(self.plan))
@@ -153,6 +159,16 @@ class BatchNormInsertion(CallbackBase):
                         "Set example_input_array to a batch of inputs, and forward is traced instead."
                     )
                 raise
+
+
+def _warn_of_no_norms(module: "LightningModule") -> None:
+    if plan_of(module) is None:
+        rank_zero_warn(
+            f"BatchNormInsertion inserted nothing: outside fit there is no training batch to trace "
+            f"{type(module).__name__} with, and no checkpoint brought a plan. Set example_input_array, give a ckpt_path "
+            "that was trained with inserted norms, or fit first.",
+            category=NoEffectWarning,
+        )
 
 
 def _message(plan: InsertionPlan) -> str:

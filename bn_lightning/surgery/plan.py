@@ -101,11 +101,8 @@ class InsertionPlan:
     @property
     def structure(self) -> tuple[Any, ...]:
         """What the plan makes of a model, whatever example it was found with; equal structures are interchangeable."""
-        sites = tuple(
-            (site.name, site.attach, site.layer, site.owner, site.function, site.activation)
-            + (site.call_index, site.channels, site.channel_dim, len(site.shape))
-            for site in self.inserted
-        )
+        names = ("name", "attach", "layer", "owner", "function", "activation", "call_index", "channels", "channel_dim")
+        sites = tuple((*(getattr(site, name) for name in names), len(site.shape)) for site in self.inserted)
         return (self.placement, self.norm, sites)
 
     def override(self, pattern: str, decision: Literal["insert", "skip"]) -> "InsertionPlan":
