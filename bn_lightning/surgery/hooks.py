@@ -15,13 +15,13 @@ from bn_lightning.surgery.trace import CHILD_NAME
 
 def producer_hook(module: nn.Module, args: Any, output: Tensor) -> Tensor:
     """Forward hook of a layer: normalise what it hands to the nonlinearity."""
-    norms: InsertedNorms = module.get_submodule(CHILD_NAME)  # type: ignore[assignment]
+    norms = _norms_of(module)
     return norms.normalize(0, output)
 
 
 def activation_hook(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Forward pre-hook of an activation module: normalise what it receives."""
-    norms: InsertedNorms = module.get_submodule(CHILD_NAME)  # type: ignore[assignment]
+    norms = _norms_of(module)
     number = _number_of(module, norms, count=True)
     if number is None or norms.slots[number].after:
         return args
@@ -30,11 +30,17 @@ def activation_hook(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor
 
 def activation_output_hook(module: nn.Module, args: Any, output: Tensor) -> Tensor:
     """Forward hook of an activation module: normalise what it returns."""
-    norms: InsertedNorms = module.get_submodule(CHILD_NAME)  # type: ignore[assignment]
+    norms = _norms_of(module)
     number = _number_of(module, norms, count=False)
     if number is None or not norms.slots[number].after:
         return output
     return norms.normalize(number, output)
+
+
+def _norms_of(module: nn.Module) -> InsertedNorms:
+    # A plain look-up: this runs at every call of a layer, where get_submodule's parsing of a path would show.
+    norms: Any = module._modules[CHILD_NAME]
+    return norms
 
 
 def _number_of(module: nn.Module, norms: InsertedNorms, *, count: bool) -> int | None:

@@ -68,9 +68,10 @@ class InsertedNorms(nn.ModuleList):
         Raises:
             BatchSizeError: If a batch norm in training mode receives a single value per channel.
         """
-        slot, norm = self.slots[number], self[number]
+        # Not self[number], whose index arithmetic costs as much as a small norm's own Python code.
+        slot, norm = self.slots[number], self._modules[str(number)]
         channels = x.shape[slot.channel_dim]
-        if x.numel() <= channels and norm.training and isinstance(norm, _BatchNorm):
+        if norm.training and x.numel() <= channels and isinstance(norm, _BatchNorm):
             raise BatchSizeError(
                 f"The batch norm at {slot.site!r} received {x.numel() // channels} value per channel (shape "
                 f"{tuple(x.shape)}), which has no variance. Train on batches of two samples or more, "

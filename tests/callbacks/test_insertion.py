@@ -24,7 +24,9 @@ class Lit(pl.LightningModule):
     def __init__(self, width: int = 8) -> None:
         super().__init__()
         self.save_hyperparameters()
-        self.net = nn.Sequential(nn.Linear(4, width), nn.ReLU(), nn.Linear(width, width), nn.Tanh(), nn.Linear(width, 3))
+        self.net = nn.Sequential(
+            nn.Linear(4, width), nn.ReLU(), nn.Linear(width, width), nn.Tanh(), nn.Linear(width, 3)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net(x)
@@ -277,9 +279,7 @@ def test_a_checkpoint_without_norms_is_refused_with_the_way_out(tmp_path):
     fit.fit(module(), loader())
     fit.save_checkpoint(tmp_path / "plain.ckpt")
     with pytest.raises(PlanMismatchError, match="written without inserted norms"):
-        trainer(tmp_path, BatchNormInsertion(), max_epochs=4).fit(
-            module(), loader(), ckpt_path=tmp_path / "plain.ckpt"
-        )
+        trainer(tmp_path, BatchNormInsertion(), max_epochs=4).fit(module(), loader(), ckpt_path=tmp_path / "plain.ckpt")
 
 
 def test_norms_removed_after_training_leave_a_module_that_saves_plainly(tmp_path):
