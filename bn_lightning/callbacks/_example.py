@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 from torch.utils import _pytree as pytree
-from torch.utils.data import DataLoader, IterableDataset
 
 from bn_lightning.callbacks._compat import LightningModule, Trainer, misconfiguration, namespace_of
+from bn_lightning.callbacks._loader import loader_of_our_own, to_training_device
 from bn_lightning.surgery.forward import device_of
 from bn_lightning.surgery.sandbox import preserve_random_state
 
-_REMEDY = "Set example_input_array on the LightningModule to a batch of inputs"
+_REMEDY = "Set example_input_array on the LightningModule to a batch of inputs."
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,7 @@ def example_of(trainer: "Trainer", module: "LightningModule") -> Example:
         return Example("forward", moved if isinstance(moved, tuple) else (moved,), {})
     with preserve_random_state():
         batch = _first_training_batch(trainer)
-    batch = trainer.precision_plugin.convert_input(batch)
-    batch = trainer.strategy.batch_to_device(batch, device=device)
+    batch = to_training_device(trainer, module, batch, device=device)
     return Example("training_step", (batch, 0), {})
 
 
@@ -91,63 +90,11 @@ def _first_training_batch(trainer: "Trainer") -> Any:
     # A loader passed to `fit` is reachable nowhere else before training starts.
     source = trainer.fit_loop._data_source
     if source.instance is None or not source.is_defined():
-        raise misconfiguration(trainer, f"There is no training data to take an example batch from. {_REMEDY}.")
+        raise misconfiguration(trainer, f"There is no training data to take an example batch from. {_REMEDY}")
     loaders = source.dataloader()
-    combined = namespace_of(trainer).utilities.combined_loader.CombinedLoader
     mode = "max_size_cycle"
-    if isinstance(loaders, combined):
+    if isinstance(loaders, namespace_of(trainer).utilities.combined_loader.CombinedLoader):
         loaders, mode = loaders.iterables, loaders._mode
-    try:
-        if not pytree.tree_leaves(loaders, is_leaf=_is_loader):
-            raise StopIteration
-        batches = pytree.tree_map(_first_batch, loaders, is_leaf=_is_loader)
-    except StopIteration as error:
-        raise misconfiguration(trainer, f"The training data hold no batch to trace with. {_REMEDY}.") from error
-    except _OneShotError as error:
-        raise misconfiguration(
-            trainer,
-            f"The training data ({error}) can be read only once, so taking an example would lose a batch. {_REMEDY}.",
-        ) from error
-    return pytree.tree_leaves(batches, is_leaf=_is_loader)[0] if mode == "sequential" else batches
-
-
-class _OneShotError(Exception):
-    pass
-
-
-def _is_loader(value: Any) -> bool:
-    return isinstance(value, DataLoader) or not isinstance(value, dict | list | tuple)
-
-
-def _first_batch(loader: Any) -> Any:
-    if not isinstance(loader, DataLoader):
-        iterator = iter(loader)
-        if iterator is loader:
-            raise _OneShotError(type(loader).__name__)
-        return next(iterator)
-    dataset: Any = loader.dataset
-    if isinstance(dataset, IterableDataset):
-        if iter(dataset) is dataset:
-            raise _OneShotError(type(dataset).__name__)
-        single = DataLoader(
-            dataset, batch_size=loader.batch_size, collate_fn=loader.collate_fn, drop_last=loader.drop_last
-        )
-        return next(iter(single))
-    with _preserve_generators(loader):
-        if loader.batch_sampler is None:
-            return loader.collate_fn(dataset[next(iter(loader.sampler))])
-        indices = next(iter(loader.batch_sampler))
-    samples = dataset.__getitems__(indices) if hasattr(dataset, "__getitems__") else [dataset[i] for i in indices]
-    return loader.collate_fn(samples)
-
-
-@contextmanager
-def _preserve_generators(loader: DataLoader[Any]) -> Iterator[None]:
-    holders = (loader, loader.sampler, loader.batch_sampler)
-    generators = {id(g): g for g in (getattr(holder, "generator", None) for holder in holders) if g is not None}
-    states = [(generator, generator.get_state()) for generator in generators.values()]
-    try:
-        yield
-    finally:
-        for generator, state in states:
-            generator.set_state(state)
+    for batch, _, _ in loader_of_our_own(trainer, loaders, mode, remedy=_REMEDY):
+        return batch
+    raise misconfiguration(trainer, f"The training data hold no batch to trace with. {_REMEDY}")

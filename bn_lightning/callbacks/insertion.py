@@ -15,6 +15,7 @@ from bn_lightning.callbacks._compat import (
     rank_zero_warn,
 )
 from bn_lightning.callbacks._example import example_of, muted_logging
+from bn_lightning.callbacks._metrics import preserve_metrics
 from bn_lightning.errors import NoEffectWarning, UnknownNameError
 from bn_lightning.surgery.attach import apply_plan, plan_of
 from bn_lightning.surgery.checkpoint import keep_plan_in_checkpoints
@@ -149,7 +150,7 @@ class BatchNormInsertion(CallbackBase):
     def _plan(self, trainer: "Trainer", pl_module: "LightningModule") -> InsertionPlan:
         example = example_of(trainer, pl_module)
         options: dict[str, Any] = {"placement": self.placement, "norm": self.norm, "exclude": self.exclude}
-        with muted_logging(pl_module):
+        with muted_logging(pl_module), preserve_metrics(pl_module):
             try:
                 return plan_insertion(pl_module, example.args, example.kwargs, entry=example.entry, **options)
             except Exception as error:

@@ -12,6 +12,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint, StochasticWeightAveragi
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torchmetrics.classification import MulticlassAccuracy
 
 from bn_lightning.callbacks import BatchNormInsertion
 from bn_lightning.errors import BatchSizeError, NoEffectWarning, NoSiteError, PlanMismatchError, UnknownNameError
@@ -162,6 +163,21 @@ def test_without_one_the_first_batch_goes_through_the_transfer_hooks_and_logging
     trainer(tmp_path, callback).fit(module(kind=Transferred), loaders)
     assert callback.plan.entry == "training_step"
     assert callback.plan.inserted[0].shape == (8, 8)
+
+
+def test_tracing_leaves_the_metrics_of_the_module_alone(tmp_path):
+    class Measured(Lit):
+        def __init__(self) -> None:
+            super().__init__()
+            self.accuracy = MulticlassAccuracy(num_classes=3, average="micro")
+
+        def training_step(self, batch, batch_idx):
+            self.accuracy(self(batch[0]), batch[1])
+            return super().training_step(batch, batch_idx)
+
+    model = module(kind=Measured)
+    trainer(tmp_path, BatchNormInsertion(), max_epochs=1).fit(model, loader())
+    assert model.accuracy._update_count == 4
 
 
 def test_taking_the_example_moves_neither_random_state_nor_generators_nor_the_loader(tmp_path):
@@ -341,10 +357,10 @@ def test_empty_and_one_shot_training_data(tmp_path):
 
     with pytest.raises(MisconfigurationException, match=r"hold no batch to trace with\. Set example_input_array"):
         trainer(tmp_path, BatchNormInsertion()).fit(module(), [])
-    with pytest.raises(MisconfigurationException, match=r"training data \(Stream\) can be read only once"):
+    with pytest.raises(MisconfigurationException, match=r"from a Stream, an iterator.*Set example_input_array"):
         trainer(tmp_path, BatchNormInsertion()).fit(module(), DataLoader(Stream(), batch_size=8))
     batches = iter([(torch.randn(8, 4), torch.zeros(8, dtype=torch.long))])
-    with pytest.raises(MisconfigurationException, match="can be read only once"):
+    with pytest.raises(MisconfigurationException, match="from a list_iterator, an iterator"):
         trainer(tmp_path, BatchNormInsertion()).fit(module(), batches)
 
 
