@@ -17,6 +17,10 @@ class BatchSizeError(ValueError):
     """A batch has too few values per channel for a variance."""
 
 
+class NonFiniteError(ValueError):
+    """Statistics came out as NaN or infinite, so the model's own were left as they were."""
+
+
 class UnknownNameError(ValueError):
     """A study, arm or option of that name does not exist; the message names the near ones."""
 

@@ -1,0 +1,147 @@
+"""Time of recalibration over the plain training-mode forward without gradients, beside its peers.
+
+All contenders alternate in one process on one thread; each ratio is the median over rounds of the time
+over the floor's time of the same round. The floor is timed twice: its own ratio is the noise.
+
+    python benchmarks/recalibration.py
+"""
+
+import copy
+import statistics
+import time
+
+import torch
+from torch import nn
+from torch.optim.swa_utils import update_bn
+
+from bn_lightning.surgery.recalibrate import recalibrate_batch_norm
+
+ROUNDS = 25
+
+
+def mlp(width, classes=10):
+    layers = [nn.Linear(64, width), nn.BatchNorm1d(width), nn.ReLU()]
+    for _ in range(4):
+        layers += [nn.Linear(width, width), nn.BatchNorm1d(width), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(width, classes))
+
+
+class Residual(nn.Module):
+    def __init__(self, channels_in, channels, stride):
+        super().__init__()
+        self.path = nn.Sequential(
+            nn.Conv2d(channels_in, channels, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(),
+            nn.Conv2d(channels, channels, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(channels),
+        )
+        self.skip = (
+            nn.Sequential(nn.Conv2d(channels_in, channels, 1, stride, bias=False), nn.BatchNorm2d(channels))
+            if stride > 1
+            else nn.Identity()
+        )
+
+    def forward(self, x):
+        return torch.relu(self.path(x) + self.skip(x))
+
+
+def resnet18():
+    blocks = [nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), nn.ReLU()]
+    channels = 64
+    for width, stride in ((64, 1), (64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), (512, 1)):
+        blocks.append(Residual(channels, width, stride))
+        channels = width
+    return nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 10))
+
+
+@torch.no_grad()
+def floor(model, batches):
+    for batch in batches:
+        model(batch)
+
+
+@torch.no_grad()
+def running_sums(model, batches):
+    """Population variance from fp32 sums of x², read with a hook at each norm's input (the fvcore way)."""
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    means = [torch.zeros_like(norm.running_mean) for norm in norms]
+    squares = [torch.zeros_like(norm.running_mean) for norm in norms]
+    sizes = [0] * len(norms)
+    handles = []
+
+    def remember(norm, args):
+        norm.seen = args[0].numel() // norm.num_features
+
+    for norm in norms:
+        norm.momentum = 1.0
+        handles.append(norm.register_forward_pre_hook(remember))
+    for batch in batches:
+        model(batch)
+        for index, norm in enumerate(norms):
+            sizes[index] += norm.seen
+            share = norm.seen / sizes[index]
+            mean = norm.running_mean
+            square = norm.running_var * ((norm.seen - 1) / norm.seen) + mean.square()
+            means[index] += (mean - means[index]) * share
+            squares[index] += (square - squares[index]) * share
+    for norm, momentum, mean, square, handle in zip(norms, momenta, means, squares, handles, strict=True):
+        norm.momentum = momentum
+        norm.running_mean.copy_(mean)
+        norm.running_var.copy_(square - mean.square())
+        handle.remove()
+
+
+CONTENDERS = {
+    "floor (again)": floor,
+    "swa_utils.update_bn": lambda model, batches: update_bn(batches, model),
+    "running fp32 sums": running_sums,
+    "pooled": lambda model, batches: recalibrate_batch_norm(model, batches),
+    "pooled, no stop": lambda model, batches: recalibrate_batch_norm(model, batches, stop_after_last_norm=False),
+    "paper": lambda model, batches: recalibrate_batch_norm(model, batches, estimator="paper"),
+}
+MODELS = {
+    "MLP 5x512, 40x32": (lambda: mlp(512), (64,), 40, 32),
+    "MLP 5x128, 100x8": (lambda: mlp(128), (64,), 100, 8),
+    "MLP 5x128, 20,000 classes, 40x32": (lambda: mlp(128, 20_000), (64,), 40, 32),
+    "ResNet-18 32², 3x8": (resnet18, (3, 32, 32), 3, 8),
+}
+
+
+def seconds(function, model, batches):
+    start = time.perf_counter()
+    function(model, batches)
+    return time.perf_counter() - start
+
+
+def measure(make, shape, num_batches, size):
+    torch.manual_seed(0)
+    batches = list(torch.randn(num_batches, size, *shape))
+    model = make()
+    copies = {name: copy.deepcopy(model) for name in CONTENDERS}
+    ratios = {name: [] for name in CONTENDERS}
+    floors = []
+    for round_number in range(ROUNDS + 2):
+        base = seconds(floor, model, batches)
+        times = {name: seconds(function, copies[name], batches) for name, function in CONTENDERS.items()}
+        if round_number >= 2:
+            floors.append(base)
+            for name, taken in times.items():
+                ratios[name].append(taken / base)
+    return statistics.median(floors), ratios
+
+
+def main():
+    torch.set_num_threads(1)
+    print(f"torch {torch.__version__}, one thread, {ROUNDS} rounds; median ratio to the floor (quartiles)")
+    for name, (make, shape, num_batches, size) in MODELS.items():
+        base, ratios = measure(make, shape, num_batches, size)
+        print(f"\n{name}: floor {base * 1e3:.1f} ms")
+        for contender, values in ratios.items():
+            low, middle, high = statistics.quantiles(values, n=4)
+            print(f"  {contender:22s} {middle:5.2f}  ({low:.2f}-{high:.2f})")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,320 @@
+"""Population statistics in the validation metric and in the checkpoints of a training run."""
+
+import inspect
+from collections.abc import Callable, Iterable
+from itertools import count
+from typing import Any, get_args
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from bn_lightning.callbacks._compat import (
+    CallbackBase,
+    LightningModule,
+    Trainer,
+    misconfiguration,
+    rank_zero_info,
+    rank_zero_warn,
+)
+from bn_lightning.callbacks._example import muted_logging
+from bn_lightning.callbacks._loader import to_training_device, training_batches
+from bn_lightning.callbacks._mark import mark_checkpoints, unmark_checkpoints
+from bn_lightning.callbacks._metrics import preserve_metrics
+from bn_lightning.errors import NoEffectWarning, NonFiniteError, NoNormError, StatisticsWarning, UnknownNameError
+from bn_lightning.surgery.forward import Forward
+from bn_lightning.surgery.recalibrate import Estimator, recalibrate_batch_norm
+from bn_lightning.surgery.recalibration_report import RecalibrationReport
+from bn_lightning.surgery.running_statistics import Statistics, holds_statistics, statistics_of, write_statistics
+from bn_lightning.surgery.sandbox import preserve_modes
+
+Batches = Iterable[Any] | Callable[[], Iterable[Any]]
+
+SHARDED = {"FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy"}
+AVERAGING = {"WeightAveraging", "StochasticWeightAveraging"}
+
+
+class BatchNormRecalibration(CallbackBase):
+    """Gives every batch norm population statistics before each validation of a fit.
+
+    The running statistics of training lag behind the weights and weigh the last batches most. This callback
+    replaces them by the statistics of training batches under the weights as they are, in
+    ``on_validation_start`` (never in the sanity check), or in ``on_train_epoch_end`` if there is no validation
+    loop. So the validation metric and every checkpoint saved at the validation's or the epoch's end carry
+    them. Before the next training batch the running average is put back: training runs as it would without
+    the callback, to the bit. If the weights moved since, the end of training recalibrates once more, and the
+    model keeps population statistics.
+
+    The training data is read again, by a loader of our own without workers; the batches take the path of
+    training and run through ``training_step`` with ``log`` and ``log_dict`` muted, torchmetrics and random state
+    restored, without gradients, everything but the norms in evaluation mode. What else ``training_step``
+    changes (counters, writes to a logger's experiment) is its own; `forward` avoids that. Ranks each
+    read their share, and all get the statistics of all shares.
+
+    Every checkpoint says what it carries: ``checkpoint["bn_lightning_statistics"]`` is a dict of ``kind``
+    (``"population"`` or, when saved between validations, ``"running"``), ``estimator`` and ``global_step``. With
+    population statistics in the weights, the running average travels in this callback's state, so a resumed run
+    goes on from it.
+
+    A `NonFiniteError` (a run that has diverged) is a warning here, and the running statistics stay.
+
+    Source: Ioffe & Szegedy (2015), Algorithm 2.
+
+    Args:
+        estimator: ``"pooled"`` or ``"paper"``, see `recalibrate_batch_norm`.
+        num_batches: Training batches of each rank to use; a whole epoch when None.
+        forward: ``forward(module, batch)`` runs the module instead of its ``training_step``; needed with manual
+            optimization. The batch has been moved to the device.
+        batches: Batches, or a function that returns them, to use instead of the training data.
+        every_n_validations: Recalibrate at every n-th validation only; others see the running average.
+
+    Attributes:
+        last_report: The `RecalibrationReport` of the last time, or None.
+
+    Raises:
+        UnknownNameError: If there is no such estimator.
+        ValueError: If a number is not positive.
+        TypeError: If `batches` is an iterator, which could be used only once.
+        MisconfigurationException: In setup, if it cannot work with this Trainer: a second instance, sharded
+            strategies, weight averaging; at the start of fit, manual optimization without `forward`.
+
+    Example:
+        >>> from pytorch_lightning import Trainer
+        >>> trainer = Trainer(callbacks=[BatchNormRecalibration(num_batches=200)], logger=False, accelerator="cpu")
+    """
+
+    def __init__(
+        self,
+        *,
+        estimator: Estimator = "pooled",
+        num_batches: int | None = None,
+        forward: Forward | None = None,
+        batches: Batches | None = None,
+        every_n_validations: int = 1,
+    ) -> None:
+        super().__init__()
+        if estimator not in get_args(Estimator):
+            raise UnknownNameError(
+                f"There is no estimator {estimator!r}; choose one of {', '.join(get_args(Estimator))}."
+            )
+        for name, number in (("num_batches", num_batches), ("every_n_validations", every_n_validations)):
+            if number is not None and number < 1:
+                raise ValueError(f"{name}={number} would never recalibrate; give a positive number.")
+        if hasattr(batches, "__next__"):
+            raise TypeError(
+                f"batches is a {type(batches).__name__}, an iterator that can be used only once; give a list, a "
+                "DataLoader or a function that returns one."
+            )
+        self.estimator: Estimator = estimator
+        self.num_batches = num_batches
+        self.forward = forward
+        self.batches = batches
+        self.every_n_validations = every_n_validations
+        self.last_report: RecalibrationReport | None = None
+        self._validations = 0
+        self._step = -1
+        # The running average while population statistics are in its place, and what took its place.
+        self._running: Statistics = {}
+        self._population: Statistics = {}
+        self._norms: list[_BatchNorm] = []
+        self._training: list[bool] | None = None
+
+    @property
+    def state_key(self) -> str:
+        """Distinguishes the states of instances with different settings."""
+        return self._generate_state_key(
+            estimator=self.estimator, num_batches=self.num_batches, every_n_validations=self.every_n_validations
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """The running average, if population statistics are in its place, and the counters.
+
+        Returns:
+            Plain tensors and numbers.
+        """
+        return {"running": self._running, "validations": self._validations, "step": self._step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up the running average and the counters of a checkpoint.
+
+        Args:
+            state_dict: What `state_dict` returned.
+        """
+        self._running = state_dict["running"]
+        self._validations = state_dict["validations"]
+        self._step = state_dict["step"]
+
+    def setup(self, trainer: "Trainer", pl_module: "LightningModule", stage: str) -> None:
+        """Refuse what it cannot work with."""
+        if self._running and not holds_statistics(pl_module, self._population):
+            # Another module, or other weights: the running average kept here is not theirs.
+            self._running, self._population, self._step = {}, {}, -1
+        if stage != "fit":
+            return
+        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined] # set by a connector
+        if any(isinstance(other, BatchNormRecalibration) and other is not self for other in callbacks):
+            raise misconfiguration(
+                trainer, "Two BatchNormRecalibration callbacks would undo each other; keep one in the Trainer."
+            )
+        strategies = SHARDED.intersection(kind.__name__ for kind in type(trainer.strategy).__mro__)
+        if strategies:
+            raise misconfiguration(
+                trainer,
+                f"BatchNormRecalibration runs the module on its own, which {strategies.pop()} does not allow, as it "
+                "shards the weights. Use DDP, or recalibrate_batch_norm on the trained model.",
+            )
+        for other in callbacks:
+            averaging = AVERAGING.intersection(kind.__name__ for kind in type(other).__mro__)
+            if averaging:
+                raise misconfiguration(
+                    trainer,
+                    f"{type(other).__name__} swaps other weights in after BatchNormRecalibration has run, so the "
+                    "statistics would belong to the wrong weights. Take BatchNormRecalibration out and call "
+                    "recalibrate_batch_norm(model, batches) on the averaged model after fit.",
+                )
+
+    def on_fit_start(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
+        """Look for norms and begin to mark checkpoints."""
+        if self.forward is None:
+            reason = _why_not_training_step(pl_module)
+            if reason:
+                raise misconfiguration(
+                    trainer,
+                    f"BatchNormRecalibration cannot run training_step, because {reason}. Say how to run the module: "
+                    "BatchNormRecalibration(forward=lambda module, batch: module(batch[0])).",
+                )
+        if not any(isinstance(module, _BatchNorm) for module in pl_module.modules()):
+            rank_zero_warn(
+                f"{type(pl_module).__name__} has no batch norm, so BatchNormRecalibration does nothing. Put "
+                "BatchNormInsertion() into the callbacks to insert some.",
+                category=NoEffectWarning,
+            )
+        mark_checkpoints(pl_module, self._mark, owner=self)
+
+    def on_train_start(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
+        """Look which norms there are; a resumed run may begin in the middle of an epoch."""
+        self.on_train_epoch_start(trainer, pl_module)
+
+    def on_train_epoch_start(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
+        """Look again which norms there are, as other callbacks may have changed the module."""
+        self._norms = [module for module in pl_module.modules() if isinstance(module, _BatchNorm)]
+
+    def on_train_batch_start(
+        self, trainer: "Trainer", pl_module: "LightningModule", batch: Any, batch_idx: int
+    ) -> None:
+        """Put the running average back, if population statistics are in its place."""
+        if self._running:
+            write_statistics(pl_module, self._running)
+            self._running, self._population = {}, {}
+
+    def on_train_batch_end(
+        self, trainer: "Trainer", pl_module: "LightningModule", outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Remember which norms train: validation puts all of them in evaluation mode before it asks us."""
+        self._training = [norm.training for norm in self._norms]
+
+    def on_validation_start(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
+        """Recalibrate, so that this validation sees population statistics."""
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._count_and_recalibrate(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
+        """Recalibrate here if no validation will."""
+        if not trainer.enable_validation:
+            self._count_and_recalibrate(trainer, pl_module)
+
+    def on_train_end(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
+        """Leave the model with population statistics, also when the weights moved since the last ones."""
+        self._recalibrate(trainer, pl_module)
+
+    def on_save_checkpoint(self, trainer: "Trainer", pl_module: "LightningModule", checkpoint: dict[str, Any]) -> None:
+        """Say in the checkpoint which statistics it carries."""
+        self._mark(checkpoint)
+
+    def on_fit_end(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
+        """Stop marking checkpoints."""
+        self._release(pl_module)
+
+    def on_exception(self, trainer: "Trainer", pl_module: "LightningModule", exception: BaseException) -> None:
+        """Stop marking checkpoints; the module keeps the statistics it has, and the state says which."""
+        self._release(pl_module)
+
+    def _release(self, module: nn.Module) -> None:
+        unmark_checkpoints(module, owner=self)
+        self._norms, self._training = [], None
+
+    def _count_and_recalibrate(self, trainer: "Trainer", module: "LightningModule") -> None:
+        self._validations += 1
+        if self._validations % self.every_n_validations == 0:
+            self._recalibrate(trainer, module)
+
+    def _recalibrate(self, trainer: "Trainer", module: "LightningModule") -> None:
+        # With a running average set aside no batch has been trained on since the last time.
+        if self._running or not self._norms or self._training is None:
+            return
+        running = statistics_of(module)
+        try:
+            with preserve_modes(module), preserve_metrics(module), muted_logging(module):
+                # The modes of training tell which norms are frozen.
+                module.training = True
+                for norm, training in zip(self._norms, self._training, strict=True):
+                    norm.training = training
+                self.last_report = recalibrate_batch_norm(
+                    module,
+                    self._batches(trainer),
+                    estimator=self.estimator,
+                    forward=self._as_in_training(trainer),
+                    num_batches=self.num_batches,
+                )
+        except NoNormError as error:
+            rank_zero_warn(f"BatchNormRecalibration does nothing. {error}", category=NoEffectWarning)
+            return
+        except NonFiniteError as error:
+            rank_zero_warn(f"{error} The running statistics are used instead.", category=StatisticsWarning)
+            return
+        self._running, self._population, self._step = running, statistics_of(module), trainer.global_step
+        rank_zero_info(f"BatchNormRecalibration at step {self._step}: {self.last_report}.")
+
+    def _batches(self, trainer: "Trainer") -> Iterable[Any]:
+        if self.batches is None:
+            return training_batches(trainer, num_batches=self.num_batches)
+        return self.batches() if callable(self.batches) else self.batches
+
+    def _as_in_training(self, trainer: "Trainer") -> Forward:
+        indices = count()
+
+        def forward(module: Any, batch: Any) -> Any:
+            batch = to_training_device(trainer, module, batch)
+            with trainer.precision_plugin.train_step_context():
+                if self.forward is not None:
+                    return self.forward(module, batch)
+                arguments = (batch, next(indices)) if _takes_batch_idx(module) else (batch,)
+                try:
+                    return module.training_step(*arguments)
+                except RuntimeError as error:
+                    error.add_note(
+                        "This came up while BatchNormRecalibration ran training_step without gradients; "
+                        "BatchNormRecalibration(forward=...) runs the module another way."
+                    )
+                    raise
+
+        return forward
+
+    def _mark(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["bn_lightning_statistics"] = {
+            "kind": "population" if self._running else "running",
+            "estimator": self.estimator,
+            "global_step": self._step if self._running else checkpoint["global_step"],
+        }
+
+
+def _why_not_training_step(module: "LightningModule") -> str:
+    if not module.automatic_optimization:
+        return "with manual optimization it steps the optimizer"
+    if "dataloader_iter" in inspect.signature(module.training_step).parameters:
+        return "it takes a dataloader_iter instead of a batch"
+    return ""
+
+
+def _takes_batch_idx(module: "LightningModule") -> bool:
+    parameters = inspect.signature(module.training_step).parameters.values()
+    return len(parameters) > 1 or any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters)
