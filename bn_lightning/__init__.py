@@ -5,17 +5,23 @@ are in `bn_lightning.callbacks`, the comparisons in `bn_lightning.analysis`.
 """
 
 from bn_lightning._version import __version__
+from bn_lightning.probes.recording import record_activations
 from bn_lightning.surgery.attach import apply_plan, insert_batch_norm, remove_batch_norm
 from bn_lightning.surgery.checkpoint import load_from_checkpoint
 from bn_lightning.surgery.plan import InsertionPlan, Site, plan_insertion
+from bn_lightning.surgery.recalibrate import recalibrate_batch_norm
+from bn_lightning.surgery.recalibration_report import RecalibrationReport
 
 __all__ = [
     "InsertionPlan",
+    "RecalibrationReport",
     "Site",
     "__version__",
     "apply_plan",
     "insert_batch_norm",
     "load_from_checkpoint",
     "plan_insertion",
+    "recalibrate_batch_norm",
+    "record_activations",
     "remove_batch_norm",
 ]

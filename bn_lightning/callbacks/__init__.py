@@ -1,5 +1,7 @@
 """Lightning callbacks: a schedule plus one call to a function that a plain loop can call too."""
 
 from bn_lightning.callbacks.insertion import BatchNormInsertion
+from bn_lightning.callbacks.monitor import ActivationMonitor
+from bn_lightning.callbacks.recalibration import BatchNormRecalibration
 
-__all__ = ["BatchNormInsertion"]
+__all__ = ["ActivationMonitor", "BatchNormInsertion", "BatchNormRecalibration"]

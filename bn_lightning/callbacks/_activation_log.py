@@ -1,0 +1,150 @@
+"""The rows a monitor has recorded, and what of them goes to the loggers, a file and figures."""
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bn_lightning.callbacks._activation_figures import percentile_figures, variance_heatmap
+from bn_lightning.callbacks._tensorboard import (
+    layer_tags,
+    log_folders,
+    write_margin_charts,
+    write_scalars,
+)
+from bn_lightning.functional.activations import ActivationSummary
+from bn_lightning.probes.recording import percentile_name
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.figure import Figure
+
+COLUMNS = ("step", "layer", "quantity", "value")
+CSV_NAME = "activations.csv"
+
+
+class ActivationLog:
+    """Collects rows of step, layer, quantity and value, and writes them where asked.
+
+    Args:
+        labels: Names of the layers, in the order of the forward.
+        percentiles: Percentages, ascending.
+    """
+
+    def __init__(self, labels: Sequence[str], percentiles: Sequence[float]) -> None:
+        self._labels = tuple(labels)
+        self._tags = layer_tags(labels)
+        self._percentiles = percentiles
+        self._names = [percentile_name(percent) for percent in percentiles]
+        self._rows: list[tuple[int, str, str, float]] = []
+        self._units: dict[int, list[int]] = {}
+        self._laid_out: object = None
+
+    def add_summaries(self, step: int, summaries: Sequence[ActivationSummary]) -> dict[str, float]:
+        """Add a step's statistics of all layers.
+
+        Args:
+            step: The optimizer step.
+            summaries: One a layer.
+
+        Returns:
+            The same numbers by tag, for loggers; a non-finite count only where it is not 0.
+        """
+        scalars: dict[str, float] = {}
+        for index, summary in enumerate(summaries):
+            values = {"mean": summary.mean, "var": summary.variance}
+            values |= dict(zip(self._names, summary.percentiles(self._percentiles), strict=True))
+            scalars |= self._add(step, index, {f"preactivation_{name}": value for name, value in values.items()})
+            nonfinite = self._add(step, index, {"preactivation_nonfinite": float(summary.nonfinite)})
+            if summary.nonfinite:
+                scalars |= nonfinite
+        return scalars
+
+    def add_units(self, step: int, followed: Mapping[int, Mapping[int, Sequence[float]]]) -> dict[str, float]:
+        """Add a step's percentiles of single units.
+
+        Args:
+            step: The optimizer step.
+            followed: Percentiles by position of the layer and unit.
+
+        Returns:
+            The same numbers by tag, for loggers.
+        """
+        scalars: dict[str, float] = {}
+        for index, units in followed.items():
+            self._units[index] = list(units)
+            for unit, values in units.items():
+                named = zip(self._names, values, strict=True)
+                scalars |= self._add(step, index, {f"{_unit_quantity(unit)}_{name}": value for name, value in named})
+        return scalars
+
+    def _add(self, step: int, index: int, values: Mapping[str, float]) -> dict[str, float]:
+        self._rows.extend((step, self._labels[index], quantity, value) for quantity, value in values.items())
+        return {f"{quantity}/{self._tags[index]}": value for quantity, value in values.items()}
+
+    def write(self, loggers: Sequence[Any], step: int, scalars: Mapping[str, float]) -> None:
+        """Write a step's scalars to all loggers, and lay out TensorBoard's charts of them once.
+
+        Args:
+            loggers: The Trainer's loggers, on rank zero.
+            step: The optimizer step.
+            scalars: Value by tag.
+        """
+        units = {index: tuple(numbers) for index, numbers in self._units.items()}
+        if self._laid_out != units:
+            write_margin_charts(loggers, self._charts())
+            self._laid_out = units
+        write_scalars(loggers, scalars, step)
+
+    def _charts(self) -> dict[str, dict[str, list[str]]]:
+        if len(self._names) < 3:
+            return {}
+        layers = {tag: self._margin("preactivation", tag) for tag in self._tags}
+        units = {
+            f"{self._tags[index]} unit {unit}": self._margin(_unit_quantity(unit), self._tags[index])
+            for index, numbers in sorted(self._units.items())
+            for unit in numbers
+        }
+        return {"pre-activation percentiles": layers, "pre-activation percentiles of single units": units}
+
+    def _margin(self, quantity: str, tag: str) -> list[str]:
+        middle = self._names[len(self._names) // 2]
+        return [f"{quantity}_{name}/{tag}" for name in (middle, self._names[0], self._names[-1])]
+
+    def table(self) -> "pandas.DataFrame":
+        """All rows so far, with the columns step, layer, quantity, value."""
+        import pandas as pd
+
+        return pd.DataFrame(self._rows, columns=list(COLUMNS)).astype({"step": "int64", "value": "float64"})
+
+    def write_csv(self, loggers: Sequence[Any]) -> None:
+        """Write the table as activations.csv into every logger's folder, whole or not at all."""
+        for folder in log_folders(loggers):
+            folder.mkdir(parents=True, exist_ok=True)
+            partial = Path(folder) / f".{CSV_NAME}.{os.getpid()}"
+            self.table().to_csv(partial, index=False)
+            partial.replace(Path(folder) / CSV_NAME)
+
+    def figures(self) -> dict[str, "Figure"]:
+        """Percentile bands of layers and of single units over steps, and the heat map of the variance."""
+        table = self.table()
+        drawn = table[table["value"].map(math.isfinite)]
+        recorded = set(drawn.loc[drawn["quantity"] == "preactivation_var", "layer"])
+        layers = [label for label in self._labels if label in recorded]
+        if not layers:
+            return {}
+        options: dict[str, Any] = {"names": self._names, "label": "pre-activation"}
+        figures = {"preactivation_std": variance_heatmap(drawn, layers, quantity="preactivation_var")}
+        pages = percentile_figures(drawn, layers, quantity="preactivation", **options)
+        figures |= {f"preactivation_percentiles/{page:02d}": figure for page, figure in enumerate(pages)}
+        for index, numbers in sorted(self._units.items()):
+            for unit in numbers:
+                quantity = _unit_quantity(unit)
+                (figure,) = percentile_figures(drawn, [self._labels[index]], quantity=quantity, **options)
+                figures[f"{quantity}/{self._tags[index]}"] = figure
+        return figures
+
+
+def _unit_quantity(unit: int) -> str:
+    return f"preactivation_unit{unit}"

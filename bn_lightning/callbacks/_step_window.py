@@ -1,0 +1,79 @@
+"""The forwards that belong to one optimizer step: when to record, and their statistics over all ranks."""
+
+from collections.abc import Sequence
+
+import torch
+
+from bn_lightning.functional.activations import ActivationSummary
+from bn_lightning.metrics.activations import ActivationStatistics
+from bn_lightning.probes.recorder import ActivationRecorder
+from bn_lightning.schedule import Schedule
+
+
+class StepWindow:
+    """Opens at a due optimizer step, takes in the forwards of all its micro-batches, closes with statistics.
+
+    Args:
+        schedule: Which optimizer steps are due.
+        channels: Channels of each activation.
+        max_elements: Elements read of an activation and forward.
+        device: Where ranks can exchange tensors.
+
+    Attributes:
+        recorder: What hooks hand activations to.
+        step: The optimizer step the window is open for; None while it is closed.
+    """
+
+    def __init__(
+        self, schedule: Schedule, channels: Sequence[int], *, max_elements: int | None, device: torch.device
+    ) -> None:
+        self.recorder = ActivationRecorder(channels, max_elements=max_elements)
+        self.recorder.recording = False
+        self.step: int | None = None
+        self._schedule = schedule
+        self._metric = ActivationStatistics(channels).to(device)
+        self._seen: int | None = None
+
+    def open_if_due(self, step: int) -> bool:
+        """Open the window if `step` begins a due optimizer step, and record if it is open.
+
+        Args:
+            step: Optimizer steps taken so far.
+
+        Returns:
+            Whether a window was opened; False for the second micro-batch of a step.
+        """
+        opened = False
+        if step != self._seen:
+            # One batch may take several optimizer steps (GANs), so a due step can lie between two batches.
+            first = step if self._seen is None else self._seen + 1
+            opened = any(self._schedule.due(number) for number in range(first, step + 1))
+            self._seen, self.step = step, step if opened else None
+        self.record(True)
+        return opened
+
+    def record(self, on: bool) -> None:
+        """Record from now on, if the window is open; or stop."""
+        self.recorder.recording = on and self.step is not None
+
+    def is_over(self, step: int) -> bool:
+        """Whether the window is open and its optimizer step has been taken."""
+        return self.step is not None and step != self.step
+
+    def due_at_end(self, step: int) -> bool:
+        """Whether training ended at a due step that no batch began."""
+        return step != self._seen and self._schedule.due(step)
+
+    def close(self) -> tuple[ActivationSummary, ...]:
+        """The statistics of the window over all ranks; every rank must call this.
+
+        Returns:
+            One summary for each activation.
+        """
+        self.record(False)
+        self._metric.update(self.recorder.summaries())
+        summaries = self._metric.summaries()
+        self.recorder.reset()
+        self._metric.reset()
+        self.step = None
+        return summaries

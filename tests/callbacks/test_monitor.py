@@ -1,0 +1,399 @@
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import pytorch_lightning as pl
+import torch
+from monitored import SmallNet, quiet_trainer, small_data
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+from torchmetrics.classification import MulticlassAccuracy
+
+from bn_lightning.callbacks.insertion import BatchNormInsertion
+from bn_lightning.callbacks.monitor import ActivationMonitor
+from bn_lightning.errors import NoEffectWarning, StatisticsWarning, UnknownNameError
+
+TESTS = Path(__file__).parents[1]
+
+
+def values(table, step, layer="net.0", prefix="preactivation_"):
+    rows = table[(table["step"] == step) & (table["layer"] == layer)]
+    return {name.removeprefix(prefix): value for name, value in zip(rows["quantity"], rows["value"], strict=True)}
+
+
+def expected(x):
+    x = x.numpy()
+    names = {"mean": x.mean(), "var": x.var(), "nonfinite": 0.0}
+    return names | {f"p{p}": np.percentile(x, p) for p in (15, 50, 85)}
+
+
+def approximately(numbers):
+    # Training computes in float32.
+    return pytest.approx(numbers, rel=1e-5, abs=1e-6)
+
+
+def hooks(module):
+    return [
+        hook for part in module.modules() for hook in (*part._forward_hooks.values(), *part._forward_pre_hooks.values())
+    ] + [part for part in module.modules() if "forward" in vars(part)]
+
+
+def fit(tmp_path, monitor, module=None, data=None, **options):
+    torch.manual_seed(0)
+    module = module or SmallNet()
+    trainer = quiet_trainer(tmp_path, callbacks=[monitor], **{"max_steps": 12, **options})
+    trainer.fit(module, data or small_data())
+    return module, trainer
+
+
+def test_due_steps_carry_the_statistics_of_their_own_forward(tmp_path):
+    monitor = ActivationMonitor(every_n_steps=5, dense_until=2, steps=(7,))
+    module, _ = fit(tmp_path, monitor)
+    table = monitor.table()
+    assert list(table.columns) == ["step", "layer", "quantity", "value"]
+    assert sorted(set(table["step"])) == [0, 1, 5, 7, 10]
+    assert list(dict.fromkeys(table["layer"])) == ["net.0", "net.3"]
+    for step in (0, 1, 5, 7, 10):
+        assert values(table, step) == approximately(expected(module.first_preactivations(step)))
+
+
+def test_micro_batches_of_an_accumulated_gradient_are_one_step(tmp_path):
+    monitor = ActivationMonitor(every_n_steps=1)
+    options = {"accumulate_grad_batches": 4, "max_epochs": 1, "max_steps": -1}
+    module, trainer = fit(tmp_path, monitor, data=small_data(samples=56), **options)
+    assert trainer.global_step == 2
+    assert [step for step, _ in module.inputs] == [0, 0, 0, 0, 1, 1]
+    for step in (0, 1):  # the second step has an uneven micro-batch of 6
+        assert values(monitor.table(), step) == approximately(expected(module.first_preactivations(step)))
+
+
+def test_a_sampled_layer_is_within_its_error(tmp_path):
+    monitor = ActivationMonitor(every_n_steps=1, max_elements=200)
+    module, _ = fit(tmp_path, monitor, data=small_data(samples=500, batch_size=250), max_steps=2)
+    truth = module.first_preactivations(1)
+    error = truth.std().item() / math.sqrt(200)
+    assert values(monitor.table(), 1)["mean"] == pytest.approx(truth.mean().item(), abs=4 * error)
+    assert values(monitor.table(), 1)["mean"] != pytest.approx(truth.mean().item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("units", [None, {"net.1": [0, 2], "last": "typical"}])
+def test_training_is_the_same_to_the_bit_with_the_monitor(tmp_path, units):
+    ended = []
+    for callbacks in ([], [ActivationMonitor(every_n_steps=2, units=units, probe=torch.randn(20, 6))]):
+        torch.manual_seed(3)
+        module = SmallNet()
+        module.norm = nn.BatchNorm1d(6)
+        module.net.insert(0, module.norm)
+        trainer = quiet_trainer(tmp_path, callbacks=callbacks, max_epochs=2)
+        trainer.fit(module, small_data(shuffle=True))
+        gradients = [parameter.grad for parameter in module.parameters()]
+        ended.append((module.state_dict(), torch.get_rng_state(), gradients))
+    for name, value in ended[0][0].items():
+        assert torch.equal(value, ended[1][0][name]), name
+    assert torch.equal(ended[0][1], ended[1][1])
+    for before, after in zip(ended[0][2], ended[1][2], strict=True):
+        assert torch.equal(before, after)
+
+
+def test_validation_and_the_sanity_check_are_never_recorded(tmp_path):
+    monitor = ActivationMonitor(every_n_steps=1)
+    torch.manual_seed(0)
+    module = SmallNet()
+    trainer = quiet_trainer(tmp_path, callbacks=[monitor], max_steps=4, num_sanity_val_steps=2, val_check_interval=1)
+    large = small_data().dataset
+    shifted = torch.utils.data.TensorDataset(large.tensors[0] + 1000, large.tensors[1])
+    trainer.fit(module, small_data(), torch.utils.data.DataLoader(shifted, batch_size=10))
+    for step in range(4):
+        assert values(monitor.table(), step) == approximately(expected(module.first_preactivations(step)))
+
+
+def test_hooks_are_gone_after_fit(tmp_path):
+    module, _ = fit(tmp_path, ActivationMonitor(every_n_steps=2))
+    assert hooks(module) == []
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_hooks_are_gone_after_an_exception_and_rows_are_kept(tmp_path, error):
+    class Fails(SmallNet):
+        def on_after_backward(self):
+            if self.trainer.global_step == 3:
+                raise error("stop")
+
+    monitor, module = ActivationMonitor(every_n_steps=1), Fails()
+    logger = pl.loggers.CSVLogger(tmp_path)
+    trainer = quiet_trainer(tmp_path, callbacks=[monitor], logger=logger, max_steps=9)
+    with pytest.raises((error, SystemExit)):
+        trainer.fit(module, small_data())
+    assert hooks(module) == []
+    assert sorted(set(monitor.table()["step"])) == [0, 1, 2]
+    assert len(pd.read_csv(Path(logger.log_dir) / "activations.csv")) == len(monitor.table())
+
+
+def test_recomputed_activations_of_gradient_checkpointing_are_not_recorded_again(tmp_path):
+    class Checkpointed(SmallNet):
+        def forward(self, x):
+            return checkpoint(self.net, x, use_reentrant=False)
+
+    data = small_data(samples=10)
+    data.dataset.tensors[0][0, 0] = torch.inf
+    monitor, seen = ActivationMonitor(every_n_steps=1), []
+    monitor._receive = (lambda original: lambda *args: (seen.append(args[0]), original(*args)))(monitor._receive)
+    with pytest.warns(StatisticsWarning, match="Non-finite"):
+        fit(tmp_path, monitor, Checkpointed(), data=data, max_steps=1)
+    assert seen.count("net.0") == 2  # forward and recomputation both pass the hook
+    assert values(monitor.table(), 0)["nonfinite"] == 8
+
+
+def test_steps_skipped_by_a_batch_with_several_optimizers_are_caught_up(tmp_path):
+    class TwoSteps(SmallNet):
+        def __init__(self):
+            super().__init__()
+            self.automatic_optimization = False
+
+        def training_step(self, batch, batch_idx):
+            optimizer = self.optimizers()
+            for _ in range(2):
+                optimizer.zero_grad()
+                self.manual_backward(super().training_step(batch, batch_idx))
+                optimizer.step()
+
+    monitor = ActivationMonitor(every_n_steps=0, steps=(3,))
+    fit(tmp_path, monitor, TwoSteps(), max_steps=8)
+    assert set(monitor.table()["step"]) == {4}
+
+
+def test_units_are_followed_on_the_probe_set_in_training_mode(tmp_path):
+    probe = torch.randn(50, 6, generator=torch.Generator().manual_seed(5))
+    monitor = ActivationMonitor(every_n_steps=4, units={"net.0": [3, 1], "net.*": [2]}, probe=probe)
+    module, trainer = fit(tmp_path, monitor)
+    weights = {**module.weights, trainer.global_step: module.state_dict()}
+    for step in (0, 4, 8, 12):
+        rows = values(monitor.table(), step)
+        truth = probe.double() @ weights[step]["net.0.weight"].double().T + weights[step]["net.0.bias"].double()
+        for unit in (3, 1, 2):
+            for p in (15, 50, 85):
+                assert rows[f"unit{unit}_p{p}"] == approximately(np.percentile(truth[:, unit].numpy(), p))
+    assert "unit2_p50" in values(monitor.table(), 4, "net.3")
+
+
+def test_the_typical_unit_has_the_median_nearest_all_medians(tmp_path):
+    probe = torch.randn(50, 6, generator=torch.Generator().manual_seed(5))
+    monitor = ActivationMonitor(every_n_steps=4, units={"net.0": "typical"}, probe=probe)
+    module, _ = fit(tmp_path, monitor)
+    start = module.weights[0]
+    medians = np.median((probe @ start["net.0.weight"].T + start["net.0.bias"]).numpy(), axis=0)
+    typical = int(np.abs(medians - np.median(medians)).argmin())
+    followed = {name for name in monitor.table()["quantity"] if "unit" in name}
+    assert followed == {f"preactivation_unit{typical}_p{p}" for p in (15, 50, 85)}
+
+
+def test_a_resumed_run_follows_the_same_typical_unit(tmp_path):
+    probe = torch.randn(50, 6, generator=torch.Generator().manual_seed(5))
+    first = ActivationMonitor(every_n_steps=2, units="typical", probe=probe)
+    _, trainer = fit(tmp_path, first, max_epochs=1)
+    trainer.save_checkpoint(tmp_path / "last.ckpt", weights_only=False)
+    torch.load(tmp_path / "last.ckpt", weights_only=True)
+    probe = torch.full((20, 6), 3.0) + torch.randn(20, 6)
+    second, fresh = (ActivationMonitor(every_n_steps=n, units="typical", probe=probe) for n in (2, 3))
+    quiet_trainer(tmp_path, callbacks=[second, fresh], max_epochs=2).fit(
+        SmallNet(), small_data(), ckpt_path=tmp_path / "last.ckpt"
+    )
+    quantities = [set(monitor.table()["quantity"]) for monitor in (first, second, fresh)]
+    assert quantities[0] == quantities[1]
+    assert quantities[0] != quantities[2]  # which has no state in the checkpoint and picks anew
+    assert sorted(set(second.table()["step"])) == [6, 8, 10, 12]
+
+
+def test_without_a_probe_the_first_training_samples_are_used_and_training_loses_none(tmp_path):
+    monitor = ActivationMonitor(every_n_steps=3, units={"net.0": [0]}, probe_size=25)
+    module, _ = fit(tmp_path, monitor, max_epochs=1, max_steps=-1)
+    data = small_data()
+    assert len(module.inputs) == len(data)
+    for (_, x), (wanted, _) in zip(module.inputs, data, strict=True):
+        assert torch.equal(x, wanted)
+    probe = data.dataset.tensors[0][:30].double()  # whole batches of 10
+    start = module.weights[0]
+    truth = (probe @ start["net.0.weight"].double().T + start["net.0.bias"].double())[:, 0]
+    assert values(monitor.table(), 0)["unit0_p50"] == approximately(truth.quantile(0.5).item())
+
+
+class Counting(SmallNet):
+    """Without an example, so that its training_step is run to find sites and to probe; it keeps a metric."""
+
+    def __init__(self):
+        super().__init__(example=False)
+        self.accuracy = MulticlassAccuracy(3)
+        self.final = None
+
+    def training_step(self, batch, batch_idx):
+        self.accuracy(self(batch[0]), batch[1])
+        return super().training_step(batch, batch_idx)
+
+    def on_train_epoch_end(self):
+        self.final = self.accuracy.compute()
+        self.log("accuracy", self.accuracy)
+
+
+def test_a_module_without_an_example_is_probed_by_its_training_step_and_its_metrics_come_back(tmp_path):
+    ended = []
+    for callbacks in ([], [ActivationMonitor(every_n_steps=2, units={"net.0": [0]}, probe_size=20)]):
+        torch.manual_seed(0)
+        module = Counting()
+        quiet_trainer(tmp_path, callbacks=callbacks, max_epochs=1).fit(module, small_data())
+        ended.append(module.final)
+    assert torch.equal(*ended)
+    assert "preactivation_unit0_p50" in set(callbacks[0].table()["quantity"])
+
+
+@pytest.mark.parametrize("placement", ["before", "after"])
+def test_layers_keep_their_names_and_norms_show_when_they_are_inserted(tmp_path, placement):
+    monitor = ActivationMonitor(every_n_steps=1, exclude="net.3")
+    torch.manual_seed(0)
+    module = SmallNet()
+    quiet_trainer(tmp_path, callbacks=[BatchNormInsertion(placement=placement), monitor], max_steps=2).fit(
+        module, small_data()
+    )
+    assert set(monitor.table()["layer"]) == {"net.0"}
+    first = values(monitor.table(), 0)
+    normalised = placement == "before"
+    assert (abs(first["mean"]) < 1e-6) == normalised
+    assert (abs(first["var"] - 1) < 1e-3) == normalised
+
+
+def test_a_shared_layer_has_a_row_for_each_call(tmp_path):
+    class Shared(SmallNet):
+        def __init__(self):
+            super().__init__(dropout=0)
+            self.fc, self.out = nn.Linear(6, 6), nn.Linear(6, 3)
+
+        def forward(self, x):
+            return self.out(torch.relu(self.fc(torch.relu(self.fc(x)))))
+
+    module, monitor = Shared(), ActivationMonitor(every_n_steps=1)
+    fit(tmp_path, monitor, module, max_steps=1, data=small_data(samples=10))
+    weights, x = module.weights[0], module.inputs[0][1].double()
+    first = x @ weights["fc.weight"].double().T + weights["fc.bias"].double()
+    second = first.relu() @ weights["fc.weight"].double().T + weights["fc.bias"].double()
+    assert values(monitor.table(), 0, "fc") == approximately(expected(first))
+    assert values(monitor.table(), 0, "fc-2") == approximately(expected(second))
+
+
+def test_nonfinite_values_are_counted_and_told(tmp_path):
+    data = small_data(samples=10)
+    data.dataset.tensors[0][0, 0] = torch.inf
+    monitor = ActivationMonitor(every_n_steps=1)
+    with pytest.warns(StatisticsWarning, match=r"step 0: 8 in net\.0"):
+        fit(tmp_path, monitor, data=data, max_steps=1)
+    assert values(monitor.table(), 0)["nonfinite"] == 8
+    assert math.isfinite(values(monitor.table(), 0)["mean"])
+
+
+def test_bfloat16_training_is_recorded(tmp_path):
+    monitor = ActivationMonitor(every_n_steps=1)
+    module, _ = fit(tmp_path, monitor, precision="bf16-mixed", max_steps=1)
+    truth = module.first_preactivations(0)
+    assert values(monitor.table(), 0)["mean"] == pytest.approx(truth.mean().item(), abs=0.01)
+
+
+# torch.compile hides this warning of its own by a filter that does not stand up to errors.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+def test_a_compiled_forward_is_recorded(tmp_path):
+    class Compiled(SmallNet):
+        def __init__(self):
+            super().__init__(dropout=0)
+            self.net.compile(backend="eager")
+
+    module, monitor = Compiled(), ActivationMonitor(every_n_steps=2)
+    fit(tmp_path, monitor, module, max_steps=5)
+    for step in (0, 2, 4):
+        assert values(monitor.table(), step) == approximately(expected(module.first_preactivations(step)))
+
+
+def test_a_model_without_nonlinearities_is_told_so(tmp_path):
+    module = SmallNet()
+    module.net = nn.Linear(6, 3)
+    monitor = ActivationMonitor()
+    with pytest.warns(NoEffectWarning, match=r"records nothing.*SmallNet\.forward"):
+        fit(tmp_path, monitor, module)
+    assert monitor.table().empty
+    assert list(monitor.table().columns) == ["step", "layer", "quantity", "value"]
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"include": "nett.0"}, UnknownNameError, r"'nett.0'.*net\.0"),
+        ({"exclude": ["head"]}, UnknownNameError, "No monitored layer matches 'head'"),
+        ({"units": {"net.9": [0]}}, UnknownNameError, r"'net\.9'"),
+        ({"units": {"net.0": [8]}}, ValueError, r"units 0 to 7.*cannot follow 8"),
+    ],
+)
+def test_names_and_units_that_do_not_exist_are_refused(tmp_path, options, error, message):
+    module = SmallNet()
+    with pytest.raises(error, match=message):
+        fit(tmp_path, ActivationMonitor(**options), module)
+    assert hooks(module) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"every_n_steps": 0}, "never acts"),
+        ({"dense_until": -1}, "may be negative"),
+        ({"percentiles": ()}, "between 0 and 100"),
+        ({"percentiles": (150,)}, "between 0 and 100"),
+        ({"probe_size": 1}, "two samples or more"),
+        ({"max_elements": 0}, "max_elements must be at least 1"),
+    ],
+)
+def test_impossible_arguments_are_refused_at_once(options, message):
+    with pytest.raises(ValueError, match=message):
+        ActivationMonitor(**options)
+
+
+def test_manual_optimization_is_not_run_as_a_probe(tmp_path):
+    module = SmallNet(example=False)
+    module.automatic_optimization = False
+    with pytest.raises(pl.utilities.exceptions.MisconfigurationException, match="steps its optimizers itself"):
+        fit(tmp_path, ActivationMonitor(units="typical"), module)
+
+
+def test_two_processes_write_their_merged_statistics_once(tmp_path):
+    script = tmp_path / "two.py"
+    script.write_text(
+        "import sys, torch, pytorch_lightning as pl, warnings\n"
+        "from monitored import SmallNet, quiet_trainer, small_data\n"
+        "from bn_lightning.callbacks.monitor import ActivationMonitor\n"
+        "if __name__ == '__main__':\n"
+        "    torch.manual_seed(0)\n"
+        "    module = SmallNet(dropout=0.0)\n"
+        "    monitor = ActivationMonitor(every_n_steps=2, units='typical', probe_size=10)\n"
+        "    logger = pl.loggers.CSVLogger(sys.argv[1], name='', version='run')\n"
+        "    trainer = quiet_trainer(sys.argv[1], callbacks=[monitor], max_steps=4, logger=logger,\n"
+        "                            strategy='ddp', devices=2)\n"
+        "    trainer.fit(module, small_data(samples=40, batch_size=5))\n"
+        "    torch.save({'inputs': module.inputs, 'weights': module.weights, 'rows': len(monitor.table())},\n"
+        "               f'{sys.argv[1]}/rank{trainer.global_rank}.pt')\n"
+    )
+    subprocess.run(
+        [sys.executable, str(script), str(tmp_path)],
+        check=True,
+        timeout=120,
+        capture_output=True,
+        env={"PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin", "CUDA_VISIBLE_DEVICES": ""},
+    )
+    ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
+    table = pd.read_csv(tmp_path / "run" / "activations.csv")
+    assert len(table) == ranks[0]["rows"]
+    assert not table.duplicated(["step", "layer", "quantity"]).any()
+    for step in (0, 2):
+        x = torch.cat([inputs for rank in ranks for at, inputs in rank["inputs"] if at == step]).double()
+        weights = ranks[0]["weights"][step]
+        truth = x @ weights["net.0.weight"].double().T + weights["net.0.bias"].double()
+        rows = {name: value for name, value in values(table, step).items() if "unit" not in name}
+        assert rows == approximately(expected(truth))
+    assert not torch.equal(ranks[0]["inputs"][0][1], ranks[1]["inputs"][0][1])

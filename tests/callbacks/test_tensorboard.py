@@ -1,0 +1,193 @@
+import json
+import re
+import subprocess
+import sys
+import threading
+import time
+import urllib.parse
+import urllib.request
+
+import lightning.pytorch
+import pandas as pd
+import pytest
+import pytorch_lightning as pl
+import torch
+from monitored import SmallNet, quiet_trainer, small_data
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar import layout_pb2
+
+from bn_lightning.callbacks._tensorboard import is_tensorboard, layer_tags, log_folders
+from bn_lightning.callbacks.monitor import ActivationMonitor
+
+LAYERS = ("00.net.0", "01.net.3")
+QUANTITIES = ("mean", "var", "p15", "p50", "p85")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished run with loggers of both Lightning packages and a CSV logger."""
+    folder = tmp_path_factory.mktemp("logs")
+    torch.manual_seed(0)
+    loggers = [
+        pl.loggers.TensorBoardLogger(folder / "tensorboard", name="", version="one"),
+        lightning.pytorch.loggers.TensorBoardLogger(folder / "other", name="", version="two"),
+        pl.loggers.CSVLogger(folder / "csv", name="", version="three"),
+    ]
+    monitor = ActivationMonitor(every_n_steps=5, units={"net.3": [2]}, probe=torch.randn(30, 6))
+    quiet_trainer(folder, callbacks=[monitor], logger=loggers, max_steps=12).fit(SmallNet(), small_data())
+    return folder, monitor.table()
+
+
+@pytest.mark.parametrize("logger", ["tensorboard/one", "other/two"])
+def test_event_files_hold_every_value_at_its_step(run, logger):
+    folder, table = run
+    events = EventAccumulator(str(folder / logger)).Reload()
+    tags = {tag for tag in events.Tags()["scalars"] if tag.startswith("preactivation")}
+    wanted = {f"preactivation_{quantity}/{layer}" for quantity in QUANTITIES for layer in LAYERS}
+    assert tags == wanted | {f"preactivation_unit2_p{p}/01.net.3" for p in (15, 50, 85)}
+    for tag in tags:
+        quantity, _, layer = tag.partition("/")
+        rows = table[(table["quantity"] == quantity) & (table["layer"] == layer[3:])]
+        points = events.Scalars(tag)
+        assert [point.step for point in points] == rows["step"].tolist()
+        # Event files hold float32.
+        assert [point.value for point in points] == pytest.approx(rows["value"].tolist(), rel=1e-6)
+
+
+def test_figures_are_sharp_images(run):
+    folder, _ = run
+    events = EventAccumulator(str(folder / "tensorboard/one")).Reload()
+    tags = ["preactivation_percentiles/00", "preactivation_std", "preactivation_unit2/01.net.3"]
+    assert sorted(events.Tags()["images"]) == tags
+    for tag in tags:
+        (image,) = events.Images(tag)
+        assert image.step == 12
+        assert image.width >= 600
+        assert image.encoded_image_string.startswith(b"\x89PNG")
+
+
+def test_the_table_lies_in_each_loggers_folder(run):
+    folder, table = run
+    for logger in ("tensorboard/one", "other/two", "csv/three"):
+        pd.testing.assert_frame_equal(pd.read_csv(folder / logger / "activations.csv"), table, check_dtype=False)
+        assert not list((folder / logger).glob(".activations*"))
+
+
+def test_other_loggers_get_the_scalars(run):
+    folder, table = run
+    metrics = pd.read_csv(folder / "csv/three/metrics.csv").set_index("step")
+    found = metrics["preactivation_p50/01.net.3"].dropna()
+    rows = table[(table["quantity"] == "preactivation_p50") & (table["layer"] == "net.3")]
+    assert found.index.tolist() == rows["step"].tolist() == [0, 5, 10]
+    assert found.tolist() == pytest.approx(rows["value"].tolist())
+
+
+@pytest.fixture(scope="module")
+def server(run):
+    """A TensorBoard server on the run's folder; a function that asks it."""
+    folder, _ = run
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(folder / "tensorboard"), "--port", "0"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    address, lines = [], []
+
+    def listen():
+        for line in process.stdout:
+            lines.append(line)
+            address.extend(re.findall(r"at (http://\S+?)/? \(", line))
+
+    reader = threading.Thread(target=listen, daemon=True)
+    reader.start()
+
+    def ask(path, **query):
+        with urllib.request.urlopen(f"{address[0]}/data/{path}?{urllib.parse.urlencode(query)}", timeout=30) as answer:
+            return json.load(answer)
+
+    try:
+        deadline = time.monotonic() + 90
+        # The data come some time after the page.
+        while not address or "one" not in ask("plugin/scalars/tags"):
+            assert process.poll() is None, "".join(lines)
+            assert time.monotonic() < deadline, "".join(lines)
+            time.sleep(0.2)
+        yield ask
+    finally:
+        process.terminate()
+        process.wait(30)
+        reader.join(30)
+        process.stdout.close()
+
+
+def test_a_server_answers_with_the_scalars(run, server):
+    _, table = run
+    tags = server("plugin/scalars/tags")["one"]
+    assert {f"preactivation_{quantity}/{layer}" for quantity in QUANTITIES for layer in LAYERS} <= set(tags)
+    points = server("plugin/scalars/scalars", run="one", tag="preactivation_mean/00.net.0")
+    rows = table[(table["quantity"] == "preactivation_mean") & (table["layer"] == "net.0")]
+    assert [(step, pytest.approx(value, rel=1e-6)) for _, step, value in points] == list(
+        zip(rows["step"], rows["value"], strict=True)
+    )
+
+
+def test_a_server_answers_with_one_margin_chart_a_layer(server):
+    layout = server("plugin/custom_scalars/layout")
+    layers, units = layout["category"]
+    # The page shows margin charts in reverse order, so the first layer comes last.
+    assert [chart["title"] for chart in layers["chart"]] == list(reversed(LAYERS))
+    assert [chart["title"] for chart in units["chart"]] == ["01.net.3 unit 2"]
+    scalars = server("plugin/scalars/tags")["one"]
+    for chart in layers["chart"] + units["chart"]:
+        (series,) = chart["margin"]["series"]
+        assert [re.search(r"_(p\d+)/", series[key])[1] for key in ("value", "lower", "upper")] == ["p50", "p15", "p85"]
+        assert set(series.values()) <= set(scalars)
+
+
+def test_a_server_answers_with_the_figures(server):
+    tags = server("plugin/images/tags")["one"]
+    assert set(tags) == {"preactivation_percentiles/00", "preactivation_std", "preactivation_unit2/01.net.3"}
+
+
+@pytest.mark.parametrize(("percentiles", "expected"), [((50,), None), ((5, 25, 75, 95), ["p75", "p5", "p95"])])
+def test_margin_charts_take_the_middle_and_the_outer_percentiles(tmp_path, percentiles, expected):
+    logger = pl.loggers.TensorBoardLogger(tmp_path, name="", version="run")
+    monitor = ActivationMonitor(percentiles=percentiles)
+    quiet_trainer(tmp_path, callbacks=[monitor], logger=logger, max_steps=1).fit(SmallNet(), small_data())
+    events = EventAccumulator(logger.log_dir).Reload()
+    if expected is None:
+        assert "custom_scalars__config__" not in events.Tags()["tensors"]
+        return
+    (config,) = events.Tensors("custom_scalars__config__")
+    layout = layout_pb2.Layout.FromString(config.tensor_proto.string_val[0])
+    series = layout.category[0].chart[0].margin.series[0]
+    names = [tag.split("/")[0].removeprefix("preactivation_") for tag in (series.value, series.lower, series.upper)]
+    assert names == expected
+
+
+def test_figures_can_be_left_out(tmp_path):
+    logger = pl.loggers.TensorBoardLogger(tmp_path, name="", version="run")
+    monitor = ActivationMonitor(figures=False)
+    quiet_trainer(tmp_path, callbacks=[monitor], logger=logger, max_steps=1).fit(SmallNet(), small_data())
+    assert EventAccumulator(logger.log_dir).Reload().Tags()["images"] == []
+
+
+def test_a_diverged_run_is_drawn_as_far_as_it_is_finite(tmp_path):
+    logger = pl.loggers.TensorBoardLogger(tmp_path, name="", version="run")
+    module = SmallNet()
+    with torch.no_grad():
+        module.net[0].bias.fill_(torch.nan)
+    with pytest.warns(UserWarning, match="Non-finite"):
+        quiet_trainer(tmp_path, callbacks=[ActivationMonitor()], logger=logger, max_steps=2).fit(module, small_data())
+    assert EventAccumulator(logger.log_dir).Reload().Tags()["images"] == []
+
+
+def test_tags_sort_as_the_forward_runs():
+    labels = [f"block{number}" for number in range(120)]
+    assert sorted(layer_tags(labels)) == list(layer_tags(labels))
+    assert layer_tags(["a"]) == ("00.a",)
+
+
+def test_loggers_are_told_apart(tmp_path):
+    assert is_tensorboard(pl.loggers.TensorBoardLogger(tmp_path))
+    assert is_tensorboard(lightning.pytorch.loggers.TensorBoardLogger(tmp_path))
+    assert not is_tensorboard(pl.loggers.CSVLogger(tmp_path))
+    csv = pl.loggers.CSVLogger(tmp_path, name="", version="x")
+    assert log_folders([csv, csv, object()]) == [tmp_path / "x"]
