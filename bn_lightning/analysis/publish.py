@@ -1,0 +1,98 @@
+"""Turn a run folder's tables into its report."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from bn_lightning.analysis.catalog import find_study, study_names
+from bn_lightning.analysis.report import write_report
+from bn_lightning.analysis.results import load_cells, load_results
+from bn_lightning.analysis.run_folder import RunFolder
+from bn_lightning.analysis.study import Arm, Budget, Problem, Study
+from bn_lightning.analysis.summary import compare, summarise
+from bn_lightning.errors import RunFolderError
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+    """A report and the tables in it.
+
+    Args:
+        path: The page.
+        summary: One row per arm.
+        comparisons: One row per comparison with the reference.
+    """
+
+    path: Path
+    summary: pd.DataFrame
+    comparisons: pd.DataFrame
+
+
+def publish(out: Path, *, study: Study, results: pd.DataFrame, cells: pd.DataFrame) -> Published:
+    """Summarise, compare, and write `report.html` and `figures/` into a run folder.
+
+    Args:
+        out: The run folder.
+        study: The study.
+        results: The long table.
+        cells: One row per cell.
+
+    Returns:
+        Path and tables.
+    """
+    summary = summarise(results, cells, study)
+    comparisons = compare(results, cells, study)
+    path = write_report(out, study=study, results=results, cells=cells, summary=summary, comparisons=comparisons)
+    return Published(path, summary, comparisons)
+
+
+def publish_folder(out: str | Path) -> Published:
+    """Write the report of a run folder again, from its files alone.
+
+    The study is found by its name, for its question and figures; problem, budget and target are those of the run. A
+    study that is not one of the package's own gets a report without figures.
+
+    Args:
+        out: The run folder.
+
+    Returns:
+        Path and tables.
+
+    Raises:
+        RunFolderError: If it is no run folder, or holds no finished cell.
+    """
+    folder = RunFolder(Path(out).absolute())
+    said = folder.owner()
+    if said is None:
+        raise RunFolderError(f"{folder.path} holds no study.json, so it is no run folder. Name the folder given as out.")
+    results, cells = load_results(folder.path), load_cells(folder.path)
+    if results.empty:
+        raise RunFolderError(f"{folder.path} holds no finished cell yet. Run its comparison first.")
+    return publish(folder.path, study=_remembered_study(folder, said), results=results, cells=cells)
+
+
+def _remembered_study(folder: RunFolder, said: dict[str, Any]) -> Study:
+    try:
+        problem = Problem(
+            name=said["problem"],
+            module=_gone,
+            data=_gone,
+            monitor=said["monitor"],
+            mode=said["mode"],
+            target=said["target"],
+            budget=Budget(**said["budget"]),
+            layer_of_interest=said["layer_of_interest"],
+        )
+        arms = tuple(Arm(**arm) for arm in said["arms"])
+        name, question, reference = said["study"], said["question"], said["reference"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunFolderError(f"{folder.path / 'study.json'} lacks what a report needs: {error!r}.") from error
+    if name in study_names():
+        return dataclasses.replace(find_study(name, problem=problem), arms=arms)
+    return Study(name=name, question=question, arms=arms, reference=reference, problem=problem)
+
+
+def _gone(**options: Any) -> Any:
+    raise RunFolderError("A study read back from its files cannot be trained; run it by name or as a Study.")

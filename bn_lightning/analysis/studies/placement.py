@@ -1,0 +1,133 @@
+"""Where does batch norm belong: nowhere, before the nonlinearity, or after it?"""
+
+import functools
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure as MatplotlibFigure
+
+from bn_lightning.analysis.plots import (
+    plot_curves,
+    plot_differences,
+    plot_percentile_bands,
+    plot_steps_to_target,
+)
+from bn_lightning.analysis.study import Arm, Figure, Problem, Study
+from bn_lightning.analysis.summary import compare
+from bn_lightning.analysis.targets import times_to_target
+
+RECALIBRATION_BATCHES = 50  # all of the embedded digits; 3,000 images of MNIST
+RECORDINGS = 500  # of a long run; more would fill the disk and show no more
+
+
+def study(problem: Problem) -> Study:
+    """Compare a model without batch norm with the same one with it before, and after, its nonlinearities.
+
+    Population statistics are taken anew before every evaluation. The pre-activations of all layers are recorded, and
+    those of one unit of the layer of interest are followed on a fixed probe set.
+
+    Args:
+        problem: What to train; its model holds no norms.
+
+    Returns:
+        The study.
+    """
+    placements = {"none": "without BN", "before": "BN before", "after": "BN after"}
+    return Study(
+        name="placement",
+        question="Does batch norm speed training up, and does it belong before or after the nonlinearity?",
+        source="Ioffe & Szegedy 2015, section 4.1 and figure 1",
+        problem=problem,
+        reference="none",
+        arms=tuple(
+            Arm(
+                name=name,
+                label=label,
+                factors={"placement": name},
+                callbacks=functools.partial(_callbacks, name, problem),
+            )
+            for name, label in placements.items()
+        ),
+        figures=_figures(problem),
+    )
+
+
+def _callbacks(placement: str, problem: Problem) -> list[Any]:
+    # Imported late: Lightning takes seconds to load, and naming a study must not.
+    from bn_lightning.callbacks.insertion import BatchNormInsertion
+    from bn_lightning.callbacks.monitor import ActivationMonitor
+    from bn_lightning.callbacks.recalibration import BatchNormRecalibration
+
+    units: dict[str, Any] = {problem.layer_of_interest or "last": "typical"}
+    monitor = ActivationMonitor(every_n_steps=max(50, problem.budget.max_steps // RECORDINGS), units=units)
+    if placement == "none":
+        return [monitor]
+    recalibration = BatchNormRecalibration(num_batches=RECALIBRATION_BATCHES)
+    return [BatchNormInsertion(placement=placement), recalibration, monitor]  # type: ignore[arg-type]
+
+
+def _figures(problem: Problem) -> tuple[Figure, ...]:
+    metric = problem.monitor.replace("_", " ")
+    curve = Figure(
+        name="metric",
+        caption=f"{metric} over optimizer steps: mean over seeds with its 95 % interval, single seeds thin.",
+        draw=_draw_metric,
+    )
+    percentiles = Figure(
+        name="percentiles",
+        caption=(
+            "What the nonlinearity of one unit receives on a fixed probe set: its 15th, 50th and 85th percentile "
+            "over steps (the paper's figure 1 b, c)."
+        ),
+        draw=_draw_percentiles,
+    )
+    differences = Figure(
+        name="differences",
+        caption=f"{metric} at the last step, each arm minus the one without batch norm, in pairs of equal seeds.",
+        draw=_draw_differences,
+    )
+    if problem.target is None:
+        return curve, percentiles, differences
+    times = Figure(
+        name="steps_to_target",
+        caption=f"Optimizer steps to {metric} {problem.target:g}, seed by seed; the bar is the median.",
+        draw=_draw_times,
+    )
+    return curve, percentiles, times, differences
+
+
+def _labels(study: Study) -> dict[str, str]:
+    return {arm.name: arm.label for arm in study.arms}
+
+
+def _draw_metric(results: pd.DataFrame, cells: pd.DataFrame, study: Study) -> MatplotlibFigure:
+    problem = study.problem
+    return _figure(plot_curves(results, problem.monitor, target=problem.target, arms=_labels(study)))
+
+
+def _draw_percentiles(results: pd.DataFrame, cells: pd.DataFrame, study: Study) -> MatplotlibFigure:
+    followed = results[results["quantity"].str.contains(r"_unit\d+_p", regex=True)]
+    layer = study.problem.layer_of_interest or (followed["layer"].iloc[0] if len(followed) else "last")
+    return _figure(plot_percentile_bands(results, layer=layer, unit="followed", arms=_labels(study))[0])
+
+
+def _draw_times(results: pd.DataFrame, cells: pd.DataFrame, study: Study) -> MatplotlibFigure:
+    return _figure(plot_steps_to_target(times_to_target(results, study), arms=_labels(study)))
+
+
+def _draw_differences(results: pd.DataFrame, cells: pd.DataFrame, study: Study) -> MatplotlibFigure:
+    rows = compare(results, cells, study)
+    metric = rows[rows["quantity"] == study.problem.monitor]
+    return _figure(
+        plot_differences(
+            metric,
+            reference=study.reference,
+            arms=_labels(study),
+            xlabel=f"difference in {study.problem.monitor.replace('_', ' ')} to {study.arm(study.reference).label}",
+        )
+    )
+
+
+def _figure(axes: Any) -> MatplotlibFigure:
+    figure: MatplotlibFigure = axes.figure
+    return figure

@@ -1,0 +1,180 @@
+"""What a comparison is made of: a problem, arms that differ in one respect, a budget, figures."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from bn_lightning.analysis.names import unknown_name
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure as MatplotlibFigure
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """How much training one cell of a study gets.
+
+    Args:
+        max_steps: Optimizer steps of one run.
+        eval_every: Optimizer steps between two evaluations; step 0, before any training, is evaluated too.
+        seeds: How many seeds a study runs by default: 0 … seeds - 1.
+
+    Raises:
+        ValueError: If a number is not positive, or the last evaluation would not fall on the last step.
+    """
+
+    max_steps: int
+    eval_every: int = 50
+    seeds: int = 6
+
+    def __post_init__(self) -> None:
+        if min(self.max_steps, self.eval_every, self.seeds) < 1:
+            raise ValueError(f"Steps and seeds of a budget are at least 1, not {self}.")
+        if self.max_steps % self.eval_every:
+            raise ValueError(
+                f"{self.max_steps} steps evaluated every {self.eval_every} would leave the last step unseen: let "
+                "max_steps be a multiple of eval_every."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """A model, its data, and the number that says how well it does.
+
+    Args:
+        name: Short name, used in tables and in the run folder.
+        module: Makes a fresh LightningModule; called once a cell with the arm's options.
+        data: Makes a fresh LightningDataModule; called once a cell.
+        monitor: Name of the validation metric that arms are compared by, as the module logs it.
+        mode: Whether higher ("max") or lower ("min") is better.
+        target: Value of the metric whose first passage is timed; None for no timing. Fix it before the runs.
+        budget: Length of a run, spacing of evaluations, number of seeds.
+        layer_of_interest: Path of the layer whose pre-activations a study may follow in detail.
+        trainer_options: Further arguments for the Trainer, such as `{"accelerator": "cpu"}`.
+        options: What module and data were made with, in words; shown, and part of a cell's configuration.
+
+    Raises:
+        ValueError: If mode is neither "max" nor "min".
+    """
+
+    name: str
+    module: Callable[..., Any]
+    data: Callable[..., Any]
+    monitor: str
+    mode: Literal["max", "min"] = "max"
+    target: float | None = None
+    budget: Budget
+    layer_of_interest: str | None = None
+    trainer_options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("max", "min"):
+            raise ValueError(f"The mode of problem {self.name!r} is 'max' or 'min', not {self.mode!r}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One of the things compared: callbacks that change the training, or options of the module.
+
+    Args:
+        name: Short name; also the name of the arm's folder.
+        callbacks: Makes fresh Lightning callbacks; called once a cell.
+        factors: In what the arm differs, as plain values; stored with every cell.
+        options: Keyword arguments for the problem's `module`.
+        label: Words for figures and tables; the name by default.
+
+    Raises:
+        ValueError: If the name cannot be a folder's name.
+
+    Example:
+        >>> Arm(name="before", factors={"placement": "before"}).label
+        'before'
+    """
+
+    name: str
+    callbacks: Callable[[], list[Any]] = list
+    factors: Mapping[str, str | float | bool] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    label: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.name or self.name.startswith(".") or any(character in self.name for character in "/\\\0"):
+            raise ValueError(f"An arm's name becomes a folder's: {self.name!r} is empty, hidden or holds a slash.")
+        object.__setattr__(self, "label", self.label or self.name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """A figure of a study's report.
+
+    Args:
+        name: Name of its file, without an ending.
+        caption: What it shows, in words.
+        draw: Draws it: `draw(results, cells, study)` gives a matplotlib figure.
+    """
+
+    name: str
+    caption: str
+    draw: Callable[["pd.DataFrame", "pd.DataFrame", "Study"], "MatplotlibFigure"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """A question, and the arms whose comparison answers it.
+
+    Args:
+        name: Short name, as on the command line.
+        question: The question in words.
+        arms: What is compared, in the order of tables and figures.
+        reference: Name of the arm that every other one is compared with.
+        problem: What is trained.
+        source: Paper and section the question comes from.
+        figures: Figures of the report.
+
+    Raises:
+        ValueError: If there is no arm, or two share a name.
+        UnknownNameError: If the reference is no arm.
+
+    Example:
+        >>> budget = Budget(max_steps=100)
+        >>> problem = Problem(name="mine", module=object, data=object, monitor="val_loss", mode="min", budget=budget)
+        >>> arms = (Arm(name="none"), Arm(name="before"))
+        >>> Study(name="mine", question="Does it help?", arms=arms, reference="none", problem=problem).arm("none").name
+        'none'
+    """
+
+    name: str
+    question: str
+    arms: tuple[Arm, ...]
+    reference: str
+    problem: Problem
+    source: str = ""
+    figures: tuple[Figure, ...] = ()
+
+    def __post_init__(self) -> None:
+        names = [arm.name for arm in self.arms]
+        if not names:
+            raise ValueError(f"Study {self.name!r} has no arms, so there is nothing to compare.")
+        # File systems that ignore case would give "A" and "a" one folder.
+        if len({name.lower() for name in names}) < len(names):
+            raise ValueError(f"Arms of study {self.name!r} share a name: {', '.join(names)}.")
+        self.arm(self.reference)
+
+    def arm(self, name: str) -> Arm:
+        """The arm called `name`.
+
+        Args:
+            name: Name of an arm.
+
+        Returns:
+            The arm.
+
+        Raises:
+            UnknownNameError: If there is none; the message names the near ones.
+        """
+        for arm in self.arms:
+            if arm.name == name:
+                return arm
+        raise unknown_name(f"arm of study {self.name!r}", name, [arm.name for arm in self.arms])

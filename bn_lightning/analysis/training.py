@@ -1,0 +1,162 @@
+"""Train one arm with one seed in this process, and give back its curve."""
+
+import importlib
+import logging
+import signal
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bn_lightning.analysis.recorder import CurveRecorder, seed_all
+from bn_lightning.analysis.study import Arm, Problem
+from bn_lightning.surgery.sandbox import preserve_random_state
+
+Row = tuple[int, str, str, float]  # step, layer, quantity, value
+
+
+@dataclass(frozen=True)
+class Training:
+    """What came of one run.
+
+    Args:
+        rows: Step, layer, quantity and value of everything recorded.
+        diverged_at: Optimizer step at which weights that are not finite were found, or None.
+        warnings: Class and text of every distinct warning.
+    """
+
+    rows: tuple[Row, ...]
+    diverged_at: int | None
+    warnings: tuple[tuple[str, str], ...]
+
+
+def train(problem: Problem, arm: Arm, *, seed: int, folder: Path) -> Training:
+    """Train `arm` on `problem` with the Trainer of the module's own namespace.
+
+    Module and data are built anew right after seeding, the module first, so one seed means the same initial weights and
+    the same order of the data in every arm. Runs on one intra-op thread. TensorBoard logs go to `folder`; no
+    checkpoints are written. The random state and the number of threads of the process are restored.
+
+    Args:
+        problem: What is trained.
+        arm: Callbacks and options.
+        seed: Seed of weights and data order.
+        folder: Where the logs go.
+
+    Returns:
+        The curve, and the rows of every callback that offers a `table()`.
+
+    Raises:
+        KeyboardInterrupt: On Ctrl-C, which Lightning would turn into an exit of the process.
+    """
+    with recorded_warnings() as caught, quiet_lightning(), preserve_random_state(), _one_thread():
+        seed_all(seed)
+        module = problem.module(**arm.options)
+        data = problem.data()
+        recorder = CurveRecorder(seed=seed, monitor=problem.monitor, max_steps=problem.budget.max_steps)
+        callbacks = arm.callbacks()
+        trainer = _trainer(namespace_of_module(module), problem, [recorder, *callbacks], folder)
+        _fit(trainer, module, data)
+    rows = list(recorder.rows)
+    for callback in callbacks:
+        if callable(getattr(callback, "table", None)):
+            table = callback.table()[["step", "layer", "quantity", "value"]]
+            rows += list(table.itertuples(index=False, name=None))
+    distinct = dict.fromkeys((warning.category.__name__, str(warning.message)) for warning in caught)
+    return Training(tuple(rows), recorder.diverged_at, tuple(distinct))
+
+
+def namespace_of_module(module: Any) -> Any:
+    """The Lightning package, `pytorch_lightning` or `lightning.pytorch`, that a module's class comes from.
+
+    Args:
+        module: A LightningModule.
+
+    Returns:
+        The imported package.
+
+    Raises:
+        TypeError: If it is no LightningModule.
+    """
+    for ancestor in type(module).__mro__:
+        for name in ("lightning.pytorch", "pytorch_lightning"):
+            if ancestor.__module__.startswith(name + "."):
+                return importlib.import_module(name)
+    raise TypeError(
+        f"The model of a study is a LightningModule, but its factory made a {type(module).__qualname__}. Wrap it in a "
+        "LightningModule with training_step, validation_step and configure_optimizers."
+    )
+
+
+def _trainer(namespace: Any, problem: Problem, callbacks: list[Any], folder: Path) -> Any:
+    loggers = importlib.import_module(namespace.__name__ + ".loggers")
+    options: dict[str, Any] = {
+        "max_steps": problem.budget.max_steps,
+        "max_epochs": -1,
+        "val_check_interval": problem.budget.eval_every,
+        "check_val_every_n_epoch": None,
+        "num_sanity_val_steps": -1,  # the whole evaluation before training: step 0 of the curve
+        "log_every_n_steps": problem.budget.eval_every,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "default_root_dir": folder,
+        # TensorBoard shows the run as <arm>/seed_<k>.
+        "logger": loggers.TensorBoardLogger(folder.parent.parent, name=folder.parent.name, version=folder.name),
+    }
+    return namespace.Trainer(callbacks=callbacks, **{**options, **problem.trainer_options})
+
+
+def _fit(trainer: Any, module: Any, data: Any) -> None:
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        trainer.fit(module, datamodule=data)
+    except SystemExit as error:
+        if not isinstance(error.__context__, KeyboardInterrupt):
+            raise
+        # Lightning ignores further Ctrl-C and exits the whole process; a study has finished cells to report first.
+        signal.signal(signal.SIGINT, handler)
+        raise KeyboardInterrupt from error
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Silence the lines that Lightning logs at the start of every fit."""
+    names = ("pytorch_lightning", "lightning.pytorch", "lightning.fabric", "lightning_fabric", "lightning_utilities")
+    loggers = [logging.getLogger(name) for name in names]
+    loggers += [
+        logger
+        for name, logger in logging.Logger.manager.loggerDict.items()
+        # These set a level of their own, so their parent's does not count.
+        if isinstance(logger, logging.Logger) and name.startswith(names) and logger.level
+    ]
+    levels = [(logger, logger.level) for logger in dict.fromkeys(loggers)]
+    try:
+        for logger, _ in levels:
+            logger.setLevel(logging.ERROR)
+        yield
+    finally:
+        for logger, level in levels:
+            logger.setLevel(level)
+
+
+@contextmanager
+def recorded_warnings() -> Iterator[list[warnings.WarningMessage]]:
+    """Record warnings in place of showing them."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        yield caught

@@ -1,0 +1,44 @@
+import dataclasses
+
+import pytest
+from tiny import tiny_problem, tiny_study
+
+from bn_lightning.analysis.study import Arm, Budget
+from bn_lightning.errors import UnknownNameError
+
+
+@pytest.mark.parametrize("numbers", [{"max_steps": 0}, {"max_steps": 10, "eval_every": 0}, {"max_steps": 50, "seeds": 0}])
+def test_a_budget_of_nothing_is_refused(numbers):
+    with pytest.raises(ValueError, match="at least 1"):
+        Budget(**numbers)
+
+
+def test_a_budget_whose_last_step_is_never_seen_is_refused():
+    with pytest.raises(ValueError, match="multiple of eval_every"):
+        Budget(max_steps=101, eval_every=50)
+
+
+def test_a_mode_that_is_neither_is_refused():
+    with pytest.raises(ValueError, match="'max' or 'min', not 'up'"):
+        tiny_problem(mode="up")
+
+
+@pytest.mark.parametrize("name", ["", ".hidden", "a/b", "a\\b"])
+def test_an_arm_whose_name_is_no_folder_is_refused(name):
+    with pytest.raises(ValueError, match="becomes a folder's"):
+        Arm(name=name)
+
+
+def test_a_study_without_arms_is_refused():
+    with pytest.raises(ValueError, match="no arms"):
+        dataclasses.replace(tiny_study(), arms=())
+
+
+def test_arms_that_would_share_a_folder_are_refused():
+    with pytest.raises(ValueError, match="share a name: bn, BN"):
+        tiny_study(Arm(name="bn"), Arm(name="BN"))
+
+
+def test_a_reference_that_is_no_arm_is_refused_with_the_near_ones():
+    with pytest.raises(UnknownNameError, match=r"no arm of study 'rates' 'quik'\. Did you mean 'quick'"):
+        tiny_study(reference="quik")
