@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from bn_lightning.probes.recorder import ActivationRecorder
-from bn_lightning.surgery.plan import plan_insertion
+from bn_lightning.surgery.planning import plan_insertion
 from bn_lightning.surgery.taps import tap_preactivations
 
 

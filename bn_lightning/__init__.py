@@ -8,7 +8,8 @@ from bn_lightning._version import __version__
 from bn_lightning.probes.recording import record_activations
 from bn_lightning.surgery.attach import apply_plan, insert_batch_norm, remove_batch_norm
 from bn_lightning.surgery.checkpoint import load_from_checkpoint
-from bn_lightning.surgery.plan import InsertionPlan, Site, plan_insertion
+from bn_lightning.surgery.plan import InsertionPlan, Site
+from bn_lightning.surgery.planning import plan_insertion
 from bn_lightning.surgery.recalibrate import recalibrate_batch_norm
 from bn_lightning.surgery.recalibration_report import RecalibrationReport
 

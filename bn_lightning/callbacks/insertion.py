@@ -19,7 +19,8 @@ from bn_lightning.callbacks._metrics import preserve_metrics
 from bn_lightning.errors import NoEffectWarning, UnknownNameError
 from bn_lightning.surgery.attach import apply_plan, plan_of
 from bn_lightning.surgery.checkpoint import keep_plan_in_checkpoints
-from bn_lightning.surgery.plan import CUSTOM_NORM, NORMS, InsertionPlan, plan_insertion
+from bn_lightning.surgery.plan import CUSTOM_NORM, NORMS, InsertionPlan
+from bn_lightning.surgery.planning import plan_insertion
 
 
 class BatchNormInsertion(CallbackBase):
@@ -166,8 +167,8 @@ def _warn_of_no_norms(module: "LightningModule") -> None:
     if plan_of(module) is None:
         rank_zero_warn(
             f"BatchNormInsertion inserted nothing: outside fit there is no training batch to trace "
-            f"{type(module).__name__} with, and no checkpoint brought a plan. Set example_input_array, give a ckpt_path "
-            "that was trained with inserted norms, or fit first.",
+            f"{type(module).__name__} with, and no checkpoint brought a plan. Set example_input_array, give the "
+            "ckpt_path of a run with inserted norms, or fit first.",
             category=NoEffectWarning,
         )
 

@@ -17,7 +17,8 @@ from bn_lightning.functional.activations import ActivationSummary
 from bn_lightning.probes.recording import checked_percentiles
 from bn_lightning.probes.sites import monitored_sites, site_labels
 from bn_lightning.schedule import Schedule
-from bn_lightning.surgery.plan import Site, plan_insertion
+from bn_lightning.surgery.plan import Site
+from bn_lightning.surgery.planning import plan_insertion
 from bn_lightning.surgery.taps import Taps, tap_preactivations
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ from bn_lightning.errors import NoSiteError, UnknownNameError
 from bn_lightning.functional.activations import ActivationSummary
 from bn_lightning.probes.recorder import ActivationRecorder
 from bn_lightning.probes.sites import monitored_sites, site_labels
-from bn_lightning.surgery.plan import Site, plan_insertion
+from bn_lightning.surgery.plan import Site
+from bn_lightning.surgery.planning import plan_insertion
 from bn_lightning.surgery.taps import tap_preactivations
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from bn_lightning.errors import InsertionWarning, NoEffectWarning, NoSiteError, 
 from bn_lightning.surgery.frames import Action, OwnerForward, resume, suspend, suspend_in_children
 from bn_lightning.surgery.hooks import Normalize, activation_hook, activation_output_hook, producer_hook
 from bn_lightning.surgery.norms import InsertedNorms, is_untouched, make_norm
-from bn_lightning.surgery.plan import CUSTOM_NORM, InsertionPlan, NormFactory, Placement, Site, plan_insertion
+from bn_lightning.surgery.plan import CUSTOM_NORM, InsertionPlan, NormFactory, Placement, Site
+from bn_lightning.surgery.planning import plan_insertion
 from bn_lightning.surgery.trace import CHILD_NAME
 
 _PLAN_ATTRIBUTE = "_bn_lightning_plan"

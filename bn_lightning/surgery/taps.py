@@ -78,7 +78,7 @@ def tap_preactivations(model: nn.Module, sites: Sequence[Site], receive: Receive
 
     Example:
         >>> import torch
-        >>> from bn_lightning.surgery.plan import plan_insertion
+        >>> from bn_lightning.surgery.planning import plan_insertion
         >>> model = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
         >>> x = torch.randn(16, 8)
         >>> seen = {}

@@ -5,7 +5,7 @@ from torch import nn
 
 from bn_lightning.errors import NoSiteError, UnknownNameError
 from bn_lightning.probes.recording import record_activations
-from bn_lightning.surgery.plan import plan_insertion
+from bn_lightning.surgery.planning import plan_insertion
 
 
 class Mixed(nn.Module):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bn_lightning.errors import BatchSizeError, InsertionWarning, NoEffectWarning, NoSiteError, PlanMismatchError
 from bn_lightning.surgery.attach import apply_plan, insert_batch_norm, plan_of, remove_batch_norm
-from bn_lightning.surgery.plan import plan_insertion
+from bn_lightning.surgery.planning import plan_insertion
 
 PLACEMENTS = ("before", "after")
 each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

@@ -9,7 +9,7 @@ from torch import nn
 
 from bn_lightning.functional.batch_norm import batch_norm
 from bn_lightning.surgery.norms import InsertedNorms, is_untouched, make_norm
-from bn_lightning.surgery.plan import plan_insertion
+from bn_lightning.surgery.planning import plan_insertion
 
 SITE = plan_insertion(FunctionalMLP(), (torch.randn(4, 5),)).inserted[0]
 

@@ -7,7 +7,8 @@ from cases import CASES, FunctionalMLP, FunctionalResidual
 from torch import Tensor, nn
 
 from bn_lightning.errors import NoSiteError, PlanMismatchError, UnknownNameError
-from bn_lightning.surgery.plan import InsertionPlan, plan_insertion
+from bn_lightning.surgery.plan import InsertionPlan
+from bn_lightning.surgery.planning import plan_insertion
 
 
 class Function(nn.Module):

@@ -9,7 +9,7 @@ from torch import nn
 
 from bn_lightning.errors import PlanMismatchError
 from bn_lightning.surgery.attach import insert_batch_norm, remove_batch_norm
-from bn_lightning.surgery.plan import plan_insertion
+from bn_lightning.surgery.planning import plan_insertion
 from bn_lightning.surgery.taps import tap_preactivations
 
 
