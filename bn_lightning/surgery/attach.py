@@ -9,8 +9,14 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bn_lightning.errors import InsertionWarning, NoEffectWarning, NoSiteError, PlanMismatchError
-from bn_lightning.surgery.frames import Action, OwnerForward, resume, suspend, suspend_in_children
-from bn_lightning.surgery.hooks import Normalize, activation_hook, activation_output_hook, producer_hook
+from bn_lightning.surgery.frames import Action, OwnerForward, suspend_in_children
+from bn_lightning.surgery.hooks import (
+    OWN_HOOKS,
+    Normalize,
+    activation_hook,
+    activation_output_hook,
+    producer_hook,
+)
 from bn_lightning.surgery.norms import InsertedNorms, is_untouched, make_norm
 from bn_lightning.surgery.plan import CUSTOM_NORM, InsertionPlan, NormFactory, Placement, Site
 from bn_lightning.surgery.planning import plan_insertion
@@ -225,7 +231,7 @@ def _detach(model: nn.Module) -> None:
         host.__delattr__(CHILD_NAME)
     for module in model.modules():
         for hooks in (module._forward_hooks, module._forward_pre_hooks):
-            for number in [number for number, hook in hooks.items() if hook in _HOOKS]:
+            for number in [number for number, hook in hooks.items() if hook in OWN_HOOKS]:
                 del hooks[number]
                 module._forward_hooks_always_called.pop(number, None)
         forward = vars(module).get("forward")
@@ -265,6 +271,3 @@ def _other_plan(present: InsertionPlan, asked: str) -> PlanMismatchError:
         f"The model already carries norms ({present.norm}, {present.placement}: {len(present.inserted)} sites), and "
         f"others were asked for ({asked}). Take the first out with remove_batch_norm(model)."
     )
-
-
-_HOOKS = (producer_hook, activation_hook, activation_output_hook, suspend, resume)

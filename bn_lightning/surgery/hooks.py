@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from bn_lightning.surgery.frames import Action, calling_frame
+from bn_lightning.surgery.frames import Action, calling_frame, resume, suspend
 from bn_lightning.surgery.norms import InsertedNorms
 from bn_lightning.surgery.trace import CHILD_NAME
 
@@ -73,3 +73,7 @@ class Normalize(Action):
         """Normalise what the nonlinearity returns, if the norm goes after it."""
         after = self.norms.slots[self.number].after
         return self.norms.normalize(self.number, activation) if after else activation
+
+
+OWN_HOOKS = (producer_hook, activation_hook, activation_output_hook, suspend, resume)
+"""Every hook that insertion registers, so that it can be told from a user's."""

@@ -15,6 +15,7 @@ from bn_lightning.errors import BatchSizeError, NonFiniteError, NoNormError, Sta
 from bn_lightning.functional.population import BatchStatistics
 from bn_lightning.surgery.batch_statistics import BatchStatisticsCollector
 from bn_lightning.surgery.forward import Forward, call_model
+from bn_lightning.surgery.hooks import OWN_HOOKS
 from bn_lightning.surgery.ranks import Gather, gather_from_ranks, merge_over_ranks
 from bn_lightning.surgery.recalibration_report import RecalibratedNorm, RecalibrationReport, SkippedNorm
 from bn_lightning.surgery.running_statistics import running_statistics
@@ -73,7 +74,7 @@ def recalibrate_batch_norm(
             list or tuple as ``model(batch[0])``, a mapping as ``model(**batch)``, moved to the model's device.
         num_batches: Take at most so many batches (of each rank); all of them when None.
         stop_after_last_norm: Do not compute what follows the last norm, where each norm runs just once in
-            a forward and no module has hooks. The batches 1, 2, 4, 8, … run to the end, to see that this
+            a forward and no module has hooks but those of inserted norms. The batches 1, 2, 4, 8, … run to the end, to see that this
             holds. What `forward` does with the output then happens for these only.
         gather: Collects one float64 vector of each rank: ``gather(vector) -> [vector of rank 0, …]``. By
             default the default group of ``torch.distributed``, if there is one.
@@ -109,7 +110,11 @@ def recalibrate_batch_norm(
             f"batches is a {type(batches).__name__}, which would be taken apart; for a single batch pass [batch]."
         )
     norms, skipped = _select(model)
-    foreign_hooks = any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    foreign_hooks = any(
+        hook not in OWN_HOOKS
+        for module in model.modules()
+        for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+    )
     collector = BatchStatisticsCollector(norms, may_stop=stop_after_last_norm and not foreign_hooks)
     failure, left_out = None, 0
     try:

@@ -13,6 +13,7 @@ from torch.optim.swa_utils import update_bn
 from torch.testing import assert_close
 
 from bn_lightning.errors import BatchSizeError, NonFiniteError, NoNormError, StatisticsWarning, UnknownNameError
+from bn_lightning.surgery.attach import insert_batch_norm
 from bn_lightning.surgery.recalibrate import recalibrate_batch_norm
 
 ORACLES = {"pooled": pooled_statistics, "paper": paper_statistics}
@@ -580,3 +581,27 @@ def test_the_report():
     assert_close(table.loc["1", "log_variance_ratio"], ((variance + model[1].eps) / 4).log().mean().item())
     assert table.loc["5", "skipped"].startswith("frozen")
     assert "1 batch norms from 4 batches (pooled)" in str(report)
+
+
+@pytest.mark.parametrize("placement", ["before", "after"])
+def test_inserted_norms_let_the_forward_stop_after_the_last_of_them(placement):
+    heads = []
+
+    class Head(nn.Linear):
+        def forward(self, x):
+            heads.append(1)
+            return super().forward(x)
+
+    model = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 5), nn.Tanh(), Head(5, 2))
+    insert_batch_norm(model, (torch.randn(8, 4),), placement=placement)
+    heads.clear()
+    batches = [torch.randn(8, 4) for _ in range(16)]
+    recalibrate_batch_norm(model, batches)
+    assert len(heads) == 5  # the batches 1, 2, 4, 8 and 16 verify
+    hidden = model[0].bn_lightning_norm[0].running_mean if placement == "before" else None
+    if hidden is not None:
+        torch.testing.assert_close(
+            hidden, nn.functional.linear(torch.cat(batches), model[0].weight, model[0].bias).mean(0)
+        )
+    model(batches[0])
+    assert len(heads) == 6
