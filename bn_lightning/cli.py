@@ -12,8 +12,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:  # jsonargparse follows these when it builds the command that was asked for, and only then
-    import pandas as pd
-
     from bn_lightning.analysis.factories import DataFactory, ModuleFactory
     from bn_lightning.analysis.runner import Run
     from bn_lightning.analysis.study import Study
@@ -127,10 +125,11 @@ def plan(
     Returns:
         Exit status.
     """
+    from bn_lightning.analysis.console import show
     from bn_lightning.analysis.planning import plan_of_module
 
     found = plan_of_module(model(), None if data is None else data(), placement=placement, norm=norm)
-    _print(found.table())
+    show(found.table())
     return DONE
 
 
@@ -143,10 +142,11 @@ def report(folder: str) -> int:
     Returns:
         Exit status.
     """
+    from bn_lightning.analysis.console import show_comparison
     from bn_lightning.analysis.publish import publish_folder
 
     published = publish_folder(folder)
-    _print_tables(published.summary, published.comparisons)
+    show_comparison(published.summary, published.comparisons)
     _say(f"Report: {published.path}")
     return DONE
 
@@ -155,6 +155,7 @@ COMMANDS: dict[str, Callable[..., int]] = {"demo": demo, "plan": plan, "compare"
 
 
 def _run(study: "Study", *, seeds: int, jobs: int, engine: str, out: str, redo: bool) -> int:
+    from bn_lightning.analysis.console import show_comparison
     from bn_lightning.analysis.publish import publish
     from bn_lightning.analysis.runner import CellsFailedWarning, execute
 
@@ -165,7 +166,7 @@ def _run(study: "Study", *, seeds: int, jobs: int, engine: str, out: str, redo: 
     _say(f"{run.trained} cells trained, {run.skipped} were finished already.")
     if not run.results.empty:
         published = publish(run.out, study=run.study, results=run.results, cells=run.cells)
-        _print_tables(published.summary, published.comparisons)
+        show_comparison(published.summary, published.comparisons)
         _say(f"Report:  {published.path}\nFigures: {run.out / 'figures'}\n")
         _say(f"tensorboard --logdir {_quoted(run.out)}")
     return _say_what_failed(run)
@@ -176,35 +177,6 @@ def _say_what_failed(run: "Run") -> int:
         place = run.out / cell.arm / f"seed_{cell.seed}" / "cell.json"
         print(f"failed: {cell.arm}, seed {cell.seed}: {cell.error} ({place})", file=sys.stderr)  # noqa: T201
     return SOME_FAILED if run.failures else DONE
-
-
-def _print_tables(summary: "pd.DataFrame", comparisons: "pd.DataFrame") -> None:
-    _print(_rich_table(summary.drop(columns="arm"), "Each arm; intervals are 95 % over seeds"))
-    if len(comparisons):
-        shown = comparisons.drop(columns=["method", "kind"])
-        _print(_rich_table(shown, "Against the reference, in pairs of equal seeds; ratios above 1 mean faster"))
-
-
-def _rich_table(table: "pd.DataFrame", title: str) -> Any:
-    from rich.table import Table
-
-    from bn_lightning.analysis.number_format import table_text
-
-    text = table_text(table)
-    shown = Table(title=title, title_justify="left")
-    for header, numeric in zip(text.headers, text.numeric, strict=True):
-        shown.add_column(header, justify="right" if numeric else "left", overflow="fold")
-    for row in text.rows:
-        shown.add_row(*row)
-    return shown
-
-
-def _print(renderable: Any) -> None:
-    from rich.console import Console
-
-    console = Console()
-    # Where the output is no terminal there is no width to keep to, and folded numbers are hard to read.
-    (console if console.is_terminal else Console(width=200)).print(renderable)
 
 
 def _say(text: str) -> None:
@@ -266,7 +238,9 @@ def _parse(arguments: list[str]) -> tuple[str, dict[str, Any]]:
                 own.add_argument("--redo", action="store_true", help="Train finished cells again.")
         commands.add_subcommand(name, own, help=words[0])
     parsed = parser.parse_args([_with_underscores(argument) for argument in arguments])
-    made = parser.instantiate_classes(parsed)
+    # Its name before jsonargparse 4.49 is deprecated since.
+    instantiate = getattr(parser, "instantiate", None) or parser.instantiate_classes
+    made = instantiate(parsed)
     return str(made.command), dict(made[made.command].as_dict())
 
 
@@ -292,9 +266,7 @@ def _dashed_formatter() -> type:
 
 def _is_bad_usage(error: Exception) -> bool:
     """Whether an error tells the user what to ask for instead, as those of this package do."""
-    from bn_lightning.errors import RunFolderError
-
-    if not isinstance(error, (ValueError, TypeError, RunFolderError)):
+    if not isinstance(error, ValueError | TypeError | RuntimeError):
         return type(error).__name__ == "MisconfigurationException"
     last = error.__traceback__
     while last is not None and last.tb_next is not None:

@@ -56,7 +56,10 @@ class WeightsSeen(pl.Callback):
         torch.rand(self.draws)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        self.seen = {"weights": [p.detach().clone() for p in (pl_module.net[0].weight, pl_module.net[0].bias)], "batches": []}
+        self.seen = {
+            "weights": [p.detach().clone() for p in (pl_module.net[0].weight, pl_module.net[0].bias)],
+            "batches": [],
+        }
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         self.seen["batches"].append(batch[0].clone())

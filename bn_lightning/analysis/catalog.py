@@ -20,7 +20,7 @@ def study_names() -> tuple[str, ...]:
         >>> "placement" in study_names()
         True
     """
-    return tuple(sorted(found.name for found in pkgutil.iter_modules(studies.__path__) if not found.name[0] == "_"))
+    return tuple(sorted(found.name for found in pkgutil.iter_modules(studies.__path__) if found.name[0] != "_"))
 
 
 def find_study(name: str, *, problem: Problem | None = None, data_dir: str | Path | None = None) -> Study:

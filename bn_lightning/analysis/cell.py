@@ -108,4 +108,3 @@ def run_cell(cell: Cell, *, parent: int | None = None) -> Outcome:
     found = {"label": label, "diverged_at": training.diverged_at, "warnings": [list(w) for w in training.warnings]}
     write({**record, **ended, **found})
     return Outcome(*cell.key, "done", warnings=training.warnings)
-

@@ -70,7 +70,7 @@ def _is_plain(value: Any) -> bool:
         return all(_is_plain(entry) for entry in value.values())
     if isinstance(value, (Sequence, set, frozenset)) and not isinstance(value, str):
         return all(_is_plain(entry) for entry in value)
-    return isinstance(value, PLAIN) or isinstance(value, type) or dataclasses.is_dataclass(value)
+    return isinstance(value, (*PLAIN, type)) or dataclasses.is_dataclass(value)
 
 
 def _describe_function(function: Any, inner: Any) -> Any:

@@ -13,6 +13,10 @@ from bn_lightning.analysis.cell import Cell, Outcome, run_cell
 from bn_lightning.analysis.names import unknown_name
 
 
+class WorkerError(RuntimeError):
+    """A process that was to train cells died, or could not load what it was sent."""
+
+
 def run_cells(cells: Sequence[Cell], *, jobs: int, engine: str) -> Iterator[Outcome]:
     """Run cells in `jobs` processes and yield how each ended, in the order they end.
 
@@ -30,6 +34,7 @@ def run_cells(cells: Sequence[Cell], *, jobs: int, engine: str) -> Iterator[Outc
     Raises:
         UnknownNameError: If joblib has no such backend, or one whose workers share this process' random state.
         ValueError: If jobs is not positive.
+        WorkerError: If a process died or could not load a cell.
     """
     check_engine(jobs=jobs, engine=engine)
     parallel = Parallel(n_jobs=jobs, backend=engine, batch_size=1, return_as="generator_unordered")
@@ -37,6 +42,12 @@ def run_cells(cells: Sequence[Cell], *, jobs: int, engine: str) -> Iterator[Outc
         outcomes = parallel(delayed(run_cell)(cell, parent=os.getpid()) for cell in cells)
     try:
         yield from outcomes
+    except Exception as error:  # a cell's own errors are outcomes; this one is of the engine
+        raise WorkerError(
+            f"The engine {engine!r} failed. Finished cells are kept; run the same again to go on, with jobs=1 (--jobs "
+            "1) to see an error of the process itself, or with fewer jobs if memory ran out. "
+            f"({type(error).__name__}: {error})"
+        ) from error
     finally:
         with warnings.catch_warnings():
             # joblib warns that stopping early wastes work; on Ctrl-C that is what was asked for.

@@ -93,8 +93,8 @@ def own_problem(
     missing = [name for name, value in (("model", model), ("data", data), ("monitor", monitor)) if value is None]
     if model is None or data is None or monitor is None:
         raise ValueError(
-            f"A problem of your own needs model, data and monitor; missing: {', '.join(missing)}. model and data make a "
-            "LightningModule and a LightningDataModule, monitor is a validation metric that the module logs."
+            f"A problem of your own needs model, data and monitor; missing: {', '.join(missing)}. model and data make "
+            "a LightningModule and a LightningDataModule, monitor is a validation metric that the module logs."
         )
     for name, factory in (("model", model), ("data", data)):
         # A LightningModule is callable too, but calling it runs its forward.

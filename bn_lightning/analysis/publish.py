@@ -66,7 +66,9 @@ def publish_folder(out: str | Path) -> Published:
     folder = RunFolder(Path(out).absolute())
     said = folder.owner()
     if said is None:
-        raise RunFolderError(f"{folder.path} holds no study.json, so it is no run folder. Name the folder given as out.")
+        raise RunFolderError(
+            f"{folder.path} holds no study.json, so it is no run folder. Name the folder given as out."
+        )
     results, cells = load_results(folder.path), load_cells(folder.path)
     if results.empty:
         raise RunFolderError(f"{folder.path} holds no finished cell yet. Run its comparison first.")

@@ -34,7 +34,10 @@ def results_table(rows: Iterable[tuple[Any, ...]]) -> pd.DataFrame:
 
 
 def _typed(table: pd.DataFrame) -> pd.DataFrame:
-    text = {name: table[name].astype(object).fillna("").astype(str).astype(object) for name in ("study", "arm", "layer", "quantity")}
+    text = {
+        name: table[name].astype(object).fillna("").astype(str).astype(object)
+        for name in ("study", "arm", "layer", "quantity")
+    }
     numbers = {"seed": table["seed"].astype("int64"), "step": table["step"].astype("int64")}
     return table.assign(**text, **numbers, value=table["value"].astype("float64"))
 

@@ -46,7 +46,9 @@ class RunFolder:
             RunFolderError: If it belongs to another study or problem, or holds files of something else.
         """
         if self.path.is_file():
-            raise RunFolderError(f"{self.path} is a file, not a folder for results. Name another folder by out (--out).")
+            raise RunFolderError(
+                f"{self.path} is a file, not a folder for results. Name another folder by out (--out)."
+            )
         owner = self.owner()
         mine = {"study": study.name, "problem": study.problem.name}
         if owner is None and self.path.is_dir() and any(self.path.iterdir()):

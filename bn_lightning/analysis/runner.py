@@ -25,7 +25,7 @@ class ConfigurationChangedWarning(UserWarning):
     """Finished cells of a run folder were trained otherwise than asked, and are trained again."""
 
 
-class StudyInterrupted(KeyboardInterrupt):  # noqa: N818 - not an error but Ctrl-C, as its base is
+class StudyInterrupted(KeyboardInterrupt):
     """Ctrl-C stopped a study; the message says what was kept and how to go on."""
 
 
@@ -65,7 +65,8 @@ def execute(
     """Train every arm with every seed where that was not done yet, and gather the tables.
 
     Warns of cells that failed (CellsFailedWarning), of finished cells that were trained with another configuration and
-    are trained again (ConfigurationChangedWarning), and of what the package itself warned of inside the cells.
+    are trained again (ConfigurationChangedWarning), and of what the package itself warned of inside the cells. The
+    data's `prepare_data` runs once before the first cell.
 
     Args:
         study: The study.
@@ -83,6 +84,7 @@ def execute(
         ValueError: If seeds or jobs are no numbers to run.
         UnknownNameError: If there is no such engine.
         RunFolderError: If the folder belongs to something else.
+        WorkerError: If a process died; finished cells are kept.
         StudyInterrupted: On Ctrl-C, after the finished cells were gathered.
     """
     check_engine(jobs=jobs, engine=engine)
@@ -94,6 +96,9 @@ def execute(
     _warn_of_changes(folder, todo)
     outcomes: list[Outcome] = []
     try:
+        if todo:
+            # Once here, or every process would download the data for itself.
+            study.problem.data().prepare_data()
         finished = len(cells) - len(todo)
         with cell_progress(study.name, total=len(cells), finished=finished, shown=progress and bool(todo)) as advance:
             for outcome in run_cells(todo, jobs=min(jobs, len(todo)), engine=engine) if todo else ():
@@ -103,8 +108,8 @@ def execute(
         folder.gather(study, [cell.key for cell in cells])
         kept = sum(folder.is_finished(cell.key, cell.configuration_hash) for cell in cells)
         raise StudyInterrupted(
-            f"Interrupted: {kept} of {len(cells)} cells are finished and kept in {folder.path}. Run the same again to go "
-            "on from there."
+            f"Interrupted: {kept} of {len(cells)} cells are finished and kept in {folder.path}. Run the same again to "
+            "go on from there."
         ) from error
     results, table = folder.gather(study, [cell.key for cell in cells])
     failures = tuple(outcome for outcome in outcomes if outcome.status == "failed")
@@ -161,8 +166,8 @@ def _warn_of_changes(folder: RunFolder, todo: Sequence[Cell]) -> None:
             count += 1
     if count:
         warnings.warn(
-            f"{count} finished cells in {folder.path} were trained otherwise ({', '.join(sorted(changed))} changed), so "
-            "they are trained again. To keep both, name another folder by out (--out).",
+            f"{count} finished cells in {folder.path} were trained otherwise ({', '.join(sorted(changed))} changed), "
+            "so they are trained again. To keep both, name another folder by out (--out).",
             ConfigurationChangedWarning,
             stacklevel=3,
         )

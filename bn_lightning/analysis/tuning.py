@@ -67,8 +67,8 @@ def tune_learning_rate(
         raise ValueError(f"The grid of learning rates is empty or repeats one: {list(rates)}.")
     if on.monitor == study.problem.monitor:
         raise ValueError(
-            f"Tuning on {on.monitor!r}, by which the arms are compared afterwards, would favour arms by chance. Tune on "
-            "a validation split, whose metric has another name."
+            f"Tuning on {on.monitor!r}, by which the arms are compared afterwards, would favour arms by chance. Tune "
+            "on a validation split, whose metric has another name."
         )
     budget = on.budget if max_steps is None else Budget(max_steps=max_steps, eval_every=max_steps)
     arms = tuple(_at_rate(arm, rate) for arm in study.arms for rate in rates)

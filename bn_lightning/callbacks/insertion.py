@@ -72,9 +72,11 @@ class BatchNormInsertion(CallbackBase):
         self.norm = norm
         self.exclude = tuple(exclude)
         self.plan: InsertionPlan | None = None
+        self._restore: Callable[[], None] | None = None
 
     def setup(self, trainer: "Trainer", pl_module: "LightningModule", stage: str) -> None:
         """Insert now, or arrange for it at the end of `configure_model`."""
+        self._check_order(trainer, pl_module)
         keep_plan_in_checkpoints(pl_module, norm=None if isinstance(self.norm, str) else self.norm)
         base = namespace_of(trainer).LightningModule
         if any(getattr(type(pl_module), name) is not getattr(base, name) for name in ("setup", "configure_model")):
@@ -119,15 +121,36 @@ class BatchNormInsertion(CallbackBase):
         previous = vars(pl_module).get("configure_model")
         original = pl_module.configure_model
 
-        def configure_model() -> None:
-            # Taken away at once: a closure left on the module would not pickle, and would stay bound in copies.
-            del vars(pl_module)["configure_model"]
+        def restore() -> None:
+            # A closure left on the module would not pickle, and would stay bound in copies.
+            vars(pl_module).pop("configure_model", None)
             if previous is not None:
                 vars(pl_module)["configure_model"] = previous
+            self._restore = None
+
+        def configure_model() -> None:
+            restore()
             original()
             self._insert(trainer, pl_module, stage)
 
         vars(pl_module)["configure_model"] = configure_model
+        self._restore = restore
+
+    def on_exception(self, trainer: "Trainer", pl_module: "LightningModule", exception: BaseException) -> None:
+        """Leave nothing on a module whose set-up failed."""
+        if self._restore is not None:
+            self._restore()
+
+    def _check_order(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
+        """Averaging callbacks copy the model when they are set up, so the norms must be there by then."""
+        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined] # set by a connector
+        for other in callbacks[: callbacks.index(self)] if plan_of(pl_module) is None else ():
+            if {"WeightAveraging", "StochasticWeightAveraging"} & {kind.__name__ for kind in type(other).__mro__}:
+                raise misconfiguration(
+                    trainer,
+                    f"{type(other).__name__} copies the model before BatchNormInsertion can insert norms. Put "
+                    f"BatchNormInsertion first: callbacks=[BatchNormInsertion(), {type(other).__name__}(...)].",
+                )
 
     def _insert(self, trainer: "Trainer", pl_module: "LightningModule", stage: str) -> None:
         present = plan_of(pl_module)
@@ -141,6 +164,9 @@ class BatchNormInsertion(CallbackBase):
                     "or use one BatchNormInsertion only.",
                 )
             self.plan = present
+            rank_zero_info(
+                f"BatchNormInsertion: the module carries {len(present.inserted)} norms already; none was added."
+            )
             return
         if stage != "fit" and pl_module.example_input_array is None:
             return  # a checkpoint may bring its plan; if none does, the start of the stage says so
@@ -149,6 +175,13 @@ class BatchNormInsertion(CallbackBase):
         rank_zero_info(_message(self.plan))
 
     def _plan(self, trainer: "Trainer", pl_module: "LightningModule") -> InsertionPlan:
+        if not pl_module.automatic_optimization and pl_module.example_input_array is None:
+            raise misconfiguration(
+                trainer,
+                f"{type(pl_module).__name__} optimizes manually, so its training_step cannot be run to find its "
+                "activations before the optimizers exist. Set example_input_array to a batch of inputs; networks that "
+                "forward does not reach take their norms by bnl.insert_batch_norm(module.network, (x,)).",
+            )
         example = example_of(trainer, pl_module)
         options: dict[str, Any] = {"placement": self.placement, "norm": self.norm, "exclude": self.exclude}
         with muted_logging(pl_module), preserve_metrics(pl_module):

@@ -23,7 +23,7 @@ class ActivationSummary:
 
     Args:
         moments: Per channel `[C]`; `count` is the number of elements the channel stands for.
-        values: The finite elements kept for percentiles, float64 `[S]`.
+        values: The finite elements kept for percentiles, `[S]`, in the type in which they were read.
         weights: How many elements each of them stands for, float64 `[S]`.
         sampled: How many finite elements the moments were computed from.
         nonfinite: NaN and infinities among all elements, counted exactly; they enter nothing else.

@@ -17,6 +17,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+# One tensor for the usual answer: making it anew would cost as much as the sum itself.
+_NONE = torch.zeros((), dtype=torch.int64)
 _GOLDEN_SECTION = (math.sqrt(5) - 1) / 2
 
 
@@ -156,7 +158,7 @@ def count_nonfinite(values: Float[Tensor, "*shape"]) -> Int64[Tensor, ""]:
         values: Any floating-point tensor.
 
     Returns:
-        int64 scalar on the device of `values`.
+        int64 scalar on the device of `values`; not to be changed in place.
 
     Example:
         >>> count_nonfinite(torch.tensor([1.0, float("inf"), float("nan")]))
@@ -165,6 +167,6 @@ def count_nonfinite(values: Float[Tensor, "*shape"]) -> Int64[Tensor, ""]:
     if values.device.type == "cpu" and not torch.compiler.is_compiling():
         total = values.sum(dtype=torch.float32) if values.itemsize < 4 else values.sum()
         if math.isfinite(total.item()):
-            return torch.zeros((), dtype=torch.int64)
+            return _NONE
     # x - x is 0 for finite values and NaN, which is not zero, for all others.
     return torch.count_nonzero(values - values)

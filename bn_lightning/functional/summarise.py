@@ -30,7 +30,7 @@ def summarise(
         nonfinite: How many of *all* elements are NaN or infinite.
 
     Returns:
-        The summary, on the CPU in float64. A channel of which nothing finite was read counts 0.
+        The summary, on the CPU, moments in float64. A channel of which nothing finite was read counts 0.
 
     Example:
         >>> read = torch.tensor([1.0, 10.0, 3.0, 30.0])
@@ -40,10 +40,11 @@ def summarise(
         >>> summary.mean, summary.percentiles((50,))
         (11.0, [6.5])
     """
-    values, channel = values.detach().cpu().double(), channel.cpu()
+    kept, channel = values.detach().cpu(), channel.cpu()
     if nonfinite:
-        finite = values.isfinite()
-        values, channel = values[finite], channel[finite]
+        finite = kept.isfinite()
+        kept, channel = kept[finite], channel[finite]
+    values = kept.double()
     read = torch.bincount(channel, minlength=channels)
     per_channel = read.clamp(min=1)
     mean = torch.bincount(channel, values, minlength=channels) / per_channel
@@ -59,7 +60,7 @@ def summarise(
     ]
     weight = elements / max(len(values), 1)
     weights = torch.full_like(values, weight)
-    return ActivationSummary(Moments(count, mean, *powers), values, weights, len(values), nonfinite)
+    return ActivationSummary(Moments(count, mean, *powers), kept, weights, len(values), nonfinite)
 
 
 def summarise_rows(rows: Float[Tensor, "rows c"], channel: Int64[Tensor, " c"], *, elements: int) -> ActivationSummary:
@@ -71,7 +72,7 @@ def summarise_rows(rows: Float[Tensor, "rows c"], channel: Int64[Tensor, " c"], 
         elements: How many elements the activation has; each channel has an equal share of them.
 
     Returns:
-        The summary, on the CPU in float64.
+        The summary, on the CPU, moments in float64.
 
     Example:
         >>> summarise_rows(torch.tensor([[10.0, 1.0], [30.0, 3.0]]), torch.tensor([1, 0]), elements=400).moments.mean
@@ -83,5 +84,6 @@ def summarise_rows(rows: Float[Tensor, "rows c"], channel: Int64[Tensor, " c"], 
     share = elements / rows.numel()
     powers = (read.mean[position], *((power * share)[position] for power in (read.m2, read.m3, read.m4)))
     count = torch.full_like(channel, elements // len(channel))
-    values = rows.reshape(-1).double()
-    return ActivationSummary(Moments(count, *powers), values, torch.full_like(values, share), len(values), 0)
+    values = rows.reshape(-1)
+    weights = torch.full_like(values, share, dtype=torch.float64)
+    return ActivationSummary(Moments(count, *powers), values, weights, len(values), 0)

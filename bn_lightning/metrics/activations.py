@@ -103,7 +103,7 @@ class ActivationStatistics(Metric):
         count = torch.as_tensor(moments.count).double()
         unused = torch.zeros(self.max_samples - kept, dtype=torch.float64)
         powers = [moments.mean, moments.m2, moments.m3, moments.m4]
-        return torch.cat([head, count, *powers, summary.values, unused, summary.weights, unused])
+        return torch.cat([head, count, *powers, summary.values.double(), unused, summary.weights, unused])
 
     def _unpack(self, row: Float64[Tensor, " length"]) -> list[ActivationSummary]:
         sections = row.cpu().split([self._length(number) for number in self.channels])

@@ -1,8 +1,10 @@
 """Carry an insertion plan out on a model, and take it back."""
 
+import fnmatch
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -23,6 +25,7 @@ from bn_lightning.surgery.planning import plan_insertion
 from bn_lightning.surgery.trace import CHILD_NAME
 
 _PLAN_ATTRIBUTE = "_bn_lightning_plan"
+_STAND_IN_ATTRIBUTE = "_bn_lightning_forward"
 
 
 def insert_batch_norm(
@@ -61,11 +64,12 @@ def insert_batch_norm(
         >>> type(model[0].bn_lightning_norm[0]).__name__, model[0].bn_lightning_norm[0].num_features
         ('BatchNorm1d', 4)
     """
-    present = plan_of(model)
+    present = _own_plan(model)
     if present is not None:
         name = norm if isinstance(norm, str) else CUSTOM_NORM
-        if (present.placement, present.norm) != (placement, name):
-            raise _other_plan(present, f"{name}, {placement}")
+        excluded = [pattern for pattern in exclude if fnmatch.filter([site.name for site in present.inserted], pattern)]
+        if (present.placement, present.norm) != (placement, name) or excluded:
+            raise _other_plan(present, ", ".join((name, placement, *(f"without {pattern}" for pattern in excluded))))
         return present
     plan = plan_insertion(model, args, kwargs, placement=placement, norm=norm, exclude=exclude)
     return apply_plan(model, plan, norm=None if isinstance(norm, str) else norm)
@@ -101,7 +105,7 @@ def apply_plan(model: nn.Module, plan: InsertionPlan, *, norm: NormFactory | Non
         '0.bn_lightning_norm.0.bias'
     """
     model = getattr(model, "_orig_mod", model)
-    present = plan_of(model)
+    present = _own_plan(model)
     if present is not None and present.structure == plan.structure:
         return present
     if present is not None:
@@ -162,21 +166,56 @@ def remove_batch_norm(model: nn.Module) -> InsertionPlan | None:
 
 
 def plan_of(model: nn.Module) -> InsertionPlan | None:
-    """The plan whose norms a model carries.
+    """The plan whose norms a model carries, also where they were inserted into its sub-modules one by one.
 
     Args:
         model: Any module.
 
     Returns:
-        The plan, or None.
+        The plan, with paths from `model` on; None where there are no inserted norms.
+
+    Raises:
+        PlanMismatchError: If sub-modules carry norms of different kinds or placements.
     """
-    return next((plan for plan in (vars(module).get(_PLAN_ATTRIBUTE) for module in model.modules()) if plan), None)
+    plans = {path: vars(module)[_PLAN_ATTRIBUTE] for path, module in model.named_modules() if _has_plan(module)}
+    if "" in plans:
+        return plans[""]
+    if not plans:
+        return None
+    if len({(plan.placement, plan.norm) for plan in plans.values()}) > 1:
+        raise PlanMismatchError(
+            f"The sub-modules {', '.join(plans)} carry norms of different kinds or placements, which one plan cannot "
+            "describe. Take them out with remove_batch_norm and insert into the whole model."
+        )
+    moved = [plan.under(path) for path, plan in plans.items()]
+    return replace(moved[0], sites=tuple(site for plan in moved for site in plan.sites))
+
+
+def _has_plan(module: nn.Module) -> bool:
+    return _PLAN_ATTRIBUTE in vars(module)
+
+
+def _own_plan(model: nn.Module) -> InsertionPlan | None:
+    """The plan that was carried out on this very module.
+
+    Raises:
+        PlanMismatchError: If only a part of it carries norms, so that a further insertion would go unnoticed.
+    """
+    own: InsertionPlan | None = vars(model).get(_PLAN_ATTRIBUTE)
+    if own is None and any(True for _ in _containers(model)):
+        parts = [path for path, module in model.named_modules() if _has_plan(module)]
+        raise PlanMismatchError(
+            f"A part of {type(model).__name__} carries inserted norms already: {', '.join(parts) or 'a shared layer'}. "
+            "Take them out with remove_batch_norm(part) and insert into the whole model at once."
+        )
+    return own
 
 
 def _attach(model: nn.Module, plan: InsertionPlan, site: Site, norm: str | NormFactory) -> None:
     host = model.get_submodule(_host_path(site))
-    layer = model.get_submodule(site.layer) if site.layer else host
-    neighbour = next(layer.parameters(), next(model.parameters(), None))
+    # A layer is a module or, where its weight is used in a function, that parameter itself.
+    near = (value for name, value in model.named_parameters() if f"{name}.".startswith(f"{site.layer}."))
+    neighbour = next(near, next(model.parameters(), None))
     made = make_norm(site, norm, neighbour)
     made.train(host.training)
     norms = getattr(host, CHILD_NAME, None)
@@ -220,7 +259,9 @@ def _wrap_owners(model: nn.Module, plan: InsertionPlan) -> None:
             of_owner.setdefault(site.function, {})[site.call_index] = [action]
     for path, of_owner in actions.items():
         owner = model.get_submodule(path)
-        owner.__dict__["forward"] = OwnerForward(owner, path, of_owner)
+        planned = Counter(site.function for site in plan.sites if site.owner == path and site.function in of_owner)
+        stand_in = OwnerForward(owner, path, of_owner, planned)
+        owner.__dict__["forward"] = owner.__dict__[_STAND_IN_ATTRIBUTE] = stand_in
         suspend_in_children(owner)
 
 
@@ -234,11 +275,9 @@ def _detach(model: nn.Module) -> None:
             for number in [number for number, hook in hooks.items() if hook in OWN_HOOKS]:
                 del hooks[number]
                 module._forward_hooks_always_called.pop(number, None)
-        forward = vars(module).get("forward")
-        while isinstance(forward, OwnerForward):
-            if type(forward) is OwnerForward:  # a subclass is somebody else's
-                forward.restore()
-            forward = forward.replaced
+        stand_in = vars(module).pop(_STAND_IN_ATTRIBUTE, None)
+        if stand_in is not None:
+            stand_in.restore()
     for module in model.modules():
         vars(module).pop(_PLAN_ATTRIBUTE, None)
 

@@ -56,9 +56,23 @@ def of_elementwise(shape: tuple[int, ...], inputs: Iterable[Layout]) -> int | No
         The axis, counted from the end, or None.
     """
     for input_shape, axis in inputs:
-        if axis is not None and -axis <= len(shape) and shape[axis] == input_shape[axis]:
+        # Fewer axes than an input means that some were reduced, and nothing says which.
+        if axis is not None and len(input_shape) <= len(shape) and shape[axis] == input_shape[axis]:
             return axis
     return None
+
+
+def of_concatenation(shape: tuple[int, ...], inputs: Iterable[Layout]) -> int | None:
+    """The channel axis of a concatenation: that of the first part which has one, however many channels join.
+
+    Args:
+        shape: Shape of the result.
+        inputs: Layouts of the parts.
+
+    Returns:
+        The axis, counted from the end, or None.
+    """
+    return next((axis for part, axis in inputs if axis is not None and len(part) == len(shape)), None)
 
 
 def through_shape_op(

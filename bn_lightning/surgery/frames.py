@@ -8,13 +8,16 @@ picklable and compilable.
 
 import inspect
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
+from bn_lightning.errors import InsertionWarning
 from bn_lightning.surgery.ops import NONLINEARITIES
 from bn_lightning.surgery.trace import CHILD_NAME
 
@@ -54,6 +57,9 @@ class Frame(TorchFunctionMode):
         self.path = path
         self.actions = actions
         self.counts: dict[Any, int] = {}
+        # Stand-ins around one another share a call of the owner; a recursive call is another one.
+        self.invocation: object = self
+        self.calls: Any = None
 
     def next_index(self, key: Any) -> int:
         """Count one more call of `key`; how many came before."""
@@ -86,7 +92,7 @@ class Frame(TorchFunctionMode):
 
     def _is_running(self) -> bool:
         top = _FRAMES.stack[-1] if _FRAMES.stack else None
-        return isinstance(top, Frame) and top.owner is self.owner
+        return isinstance(top, Frame) and top.invocation is self.invocation
 
 
 def calling_frame(module: nn.Module) -> Frame | None:
@@ -112,17 +118,32 @@ class OwnerForward:
         owner: The module.
         path: Its path when the plan was made.
         actions: For each full function name of `ops.NONLINEARITIES`, the actions by number of the call.
+        expected: How many calls one forward made in the example, by full function name or, for a shared
+            activation module, by the object that its hook counts with.
     """
 
-    def __init__(self, owner: nn.Module, path: str, actions: dict[str, dict[int, list[Action]]]) -> None:
+    def __init__(
+        self,
+        owner: nn.Module,
+        path: str,
+        actions: dict[str, dict[int, list[Action]]],
+        expected: dict[Any, int] | None = None,
+    ) -> None:
         self.owner = owner
         self.path = path
         self.actions = actions
+        self.expected = dict(expected or {})
+        self.warned = False
         self.replaced = owner.__dict__.get("forward")
         self._resolve()
 
     def restore(self) -> None:
-        """Take this stand-in out again, also from under others that came later."""
+        """Take this stand-in out again, also from under others that came later.
+
+        Where somebody else's code still calls it, it does nothing but call the forward it replaced.
+        """
+        for of_call in (self.actions, self.expected, self._by_function):
+            of_call.clear()
         outer = vars(self.owner).get("forward")
         if outer is not self:
             while isinstance(outer, OwnerForward) and outer.replaced is not self:
@@ -135,7 +156,9 @@ class OwnerForward:
             self.owner.__dict__["forward"] = self.replaced
 
     def _resolve(self) -> None:
-        self._by_function = {NONLINEARITIES[name]: actions for name, actions in self.actions.items()}
+        self._by_function: dict[Any, dict[int, list[Action]]] = {
+            NONLINEARITIES[name]: actions for name, actions in self.actions.items()
+        }
         original = self.replaced or type(self.owner).forward.__get__(self.owner)
         # Exporters and Lightning's signature checks read these off a forward.
         self.__signature__ = inspect.signature(original)
@@ -145,7 +168,8 @@ class OwnerForward:
 
     def __getstate__(self) -> dict[str, Any]:
         # Built-in functions and code objects do not pickle; they are found again by name.
-        return {name: self.__dict__[name] for name in ("owner", "path", "actions", "replaced")}
+        names = ("owner", "path", "actions", "expected", "warned", "replaced")
+        return {name: self.__dict__[name] for name in names}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -155,14 +179,38 @@ class OwnerForward:
         """Run the owner's forward within a frame."""
         frame = Frame(self.owner, self.path, self._by_function)
         depth = len(_FRAMES.stack)
+        outer = _FRAMES.stack[-1] if depth else None
+        if isinstance(outer, Frame) and outer.calls is self:
+            frame.invocation = outer.invocation
+        frame.calls = self.replaced
         _FRAMES.stack.append(frame)
         try:
             if not self._by_function:
-                return self._run(*args, **kwargs)
-            with frame:
-                return self._run(*args, **kwargs)
+                result = self._run(*args, **kwargs)
+            else:
+                with frame:
+                    result = self._run(*args, **kwargs)
         finally:
             del _FRAMES.stack[depth:]
+        if self.expected and not torch.compiler.is_compiling():
+            self._compare_with_plan(frame)
+        return result
+
+    def _compare_with_plan(self, frame: Frame) -> None:
+        """Warn once where the forward makes other calls than in the example: norms are matched by order."""
+        for key, planned in self.expected.items():
+            name = key if isinstance(key, str) else "a shared activation module"
+            made = frame.counts.get(NONLINEARITIES[key] if isinstance(key, str) else key, 0)
+            if made != planned and not self.warned:
+                self.warned = True
+                warnings.warn(
+                    f"The forward of {self.path or 'the model'!r} called {name} {made} times, and {planned} times on "
+                    "the example that batch norm was inserted with. Norms are matched to calls by their order, so they "
+                    "may act on others than planned here. Insert with an example of the common path, give the calls "
+                    "activation modules of their own, or exclude them.",
+                    InsertionWarning,
+                    stacklevel=3,
+                )
 
     def _run(self, *args: Any, **kwargs: Any) -> Any:
         if self.replaced is not None:

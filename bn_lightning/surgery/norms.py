@@ -47,6 +47,10 @@ class InsertedNorms(nn.ModuleList):
         self.slots: list[Slot] = []
         self.froze_bias = False
 
+    def forward(self, x: Tensor) -> Tensor:
+        """Hand `x` on: owners that run all their children in turn meet this container among them."""
+        return x
+
     def add(self, norm: nn.Module, site: Site, *, after: bool) -> int:
         """Hold `norm` for `site`; its number in this container."""
         ndim = len(site.shape) if _on_axis_1(site) else 2
@@ -71,6 +75,8 @@ class InsertedNorms(nn.ModuleList):
         # Not self[number], whose index arithmetic costs as much as a small norm's own Python code.
         slot, norm = self.slots[number], self._modules[str(number)]
         channels = x.shape[slot.channel_dim]
+        if x.numel() == 0:  # as an expert that received no token: there is nothing to normalise
+            return x
         if norm.training and x.numel() <= channels and isinstance(norm, _BatchNorm):
             raise BatchSizeError(
                 f"The batch norm at {slot.site!r} received {x.numel() // channels} value per channel (shape "

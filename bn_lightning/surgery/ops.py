@@ -26,7 +26,7 @@ _NORM_NAMES = "batch_norm layer_norm group_norm instance_norm rms_norm".split()
 _SHAPE_NAMES = (
     "transpose t T mT H mH permute movedim moveaxis swapaxes swapdims view reshape view_as reshape_as flatten "
     "unflatten squeeze unsqueeze getitem chunk split tensor_split unbind narrow select expand expand_as flip roll "
-    "ravel mean sum amax amin"
+    "ravel mean sum amax amin max min"
 ).split()
 _PASS_NAMES = (
     "dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout feature_dropout clone contiguous to "

@@ -102,6 +102,17 @@ class InsertionPlan:
         sites = tuple((*(getattr(site, name) for name in names), len(site.shape)) for site in self.inserted)
         return (self.placement, self.norm, sites)
 
+    def under(self, path: str) -> "InsertionPlan":
+        """The same plan for a model that holds this one's model as its sub-module `path`."""
+
+        def moved(site: Site) -> Site:
+            paths = {name: f"{path}.{getattr(site, name)}".rstrip(".") for name in ("name", "owner")}
+            for name in ("layer", "activation"):
+                paths[name] = f"{path}.{getattr(site, name)}" if getattr(site, name) else ""
+            return replace(site, **paths)  # type: ignore[arg-type] # all four are strings
+
+        return replace(self, sites=tuple(moved(site) for site in self.sites))
+
     def override(self, pattern: str, decision: Literal["insert", "skip"]) -> "InsertionPlan":
         """A new plan in which every site whose name matches has another decision.
 

@@ -1,7 +1,7 @@
 """Find the sites of a model with an example, and plan where norms go."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 from torch import nn
@@ -9,9 +9,7 @@ from torch import nn
 from bn_lightning.errors import NoSiteError, UnknownNameError
 from bn_lightning.surgery.plan import CUSTOM_NORM, NORMS, InsertionPlan, NormFactory, Placement, Site
 from bn_lightning.surgery.policy import Policy
-from bn_lightning.surgery.trace import Node, Trace, trace_calls
-
-_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+from bn_lightning.surgery.trace import Call, Node, Trace, trace_calls
 
 
 def plan_insertion(
@@ -72,7 +70,7 @@ def plan_insertion(
             f"This happened while {type(model).__name__}.{entry} ran on the example, to find its activations."
         )
         raise
-    sites = _sites(model, trace, placement)
+    sites = _sites(trace, placement)
     if not sites:
         raise NoSiteError(
             f"No nonlinearity was called when {type(model).__name__}.{entry} ran on the example, so there is no place "
@@ -84,23 +82,29 @@ def plan_insertion(
     return plan
 
 
-def _sites(model: nn.Module, trace: Trace, placement: Placement) -> tuple[Site, ...]:
+def _sites(trace: Trace, placement: Placement) -> tuple[Site, ...]:
     policy = Policy(trace)
-    visits: dict[Any, list[Node]] = {}
+    visits: dict[Call, list[Node]] = {}
     for node in trace.nodes:
         if node.role == "nonlinearity" and node.call is not None:
             visits.setdefault(node.call, []).append(node)
     calls_of = Counter(call.activation for call in visits)
     sites: list[Site] = []
     taken: set[str] = set()
-    for call, nodes in visits.items():
+    for call, nodes in _by_producer(visits, policy, placement):
         node = nodes[0]
         source = trace.nodes[node.inputs[0]]
         reason = next((text for text in map(policy.skip_reason, nodes) if text), "")
         channel_dim, known = _channel_dim(source)
         attach = _attach(policy, nodes, placement, once=call.activation is not None and calls_of[call.activation] == 1)
-        if attach == "call" and isinstance(model.get_submodule(call.owner or ""), _CONTAINERS):
-            reason = reason or f"called in the container {call.owner!r}, which would run a norm among its children"
+        if not _attachable(call, attach):
+            reason = reason or "called outside every module's forward, where nothing can be attached"
+        layers = dict.fromkeys(policy.layer(visited) for visited in nodes)
+        if len(layers) > 1 and attach != "producer":
+            reason = reason or (
+                f"passed {len(nodes)} times behind different layers ({', '.join(layers)}), whose statistics one norm "
+                "would mix; give each an activation module of its own"
+            )
         name = _name(call.owner, call.activation, node.op, call.index, attach, taken)
         sites.append(
             Site(
@@ -112,7 +116,7 @@ def _sites(model: nn.Module, trace: Trace, placement: Placement) -> tuple[Site, 
                 activation=call.activation or "",
                 call_index=call.index,
                 shape=source.shape,
-                channels=source.shape[channel_dim] if len(source.shape) > 1 and call.owner is not None else 0,
+                channels=source.shape[channel_dim] if len(source.shape) > 1 and _attachable(call, attach) else 0,
                 channel_dim=channel_dim,
                 channel_dim_source="traced" if known else "guessed",
                 visits=len(nodes),
@@ -122,6 +126,23 @@ def _sites(model: nn.Module, trace: Trace, placement: Placement) -> tuple[Site, 
             )
         )
     return tuple(sites)
+
+
+def _by_producer(
+    visits: dict[Call, list[Node]], policy: Policy, placement: Placement
+) -> Iterator[tuple[Call, list[Node]]]:
+    """Each call with its visits; one that different layers feed, each alone, is a site for each of these layers."""
+    for call, nodes in visits.items():
+        producers = [policy.producer(node) for node in nodes]
+        if placement == "before" and None not in producers and len(set(producers)) > 1:
+            for layer in dict.fromkeys(producers):
+                yield call, [node for node, producer in zip(nodes, producers, strict=True) if producer == layer]
+        else:
+            yield call, nodes
+
+
+def _attachable(call: Call, attach: str) -> bool:
+    return call.owner is not None or attach == "producer"
 
 
 def _channel_dim(source: Node) -> tuple[int, bool]:
@@ -136,7 +157,8 @@ def _attach(
     policy: Policy, nodes: list[Node], placement: Placement, *, once: bool
 ) -> Literal["producer", "activation", "shared", "call"]:
     call = nodes[0].call
-    if placement == "before" and all(policy.producer(node) is not None for node in nodes):
+    producers = {policy.producer(node) for node in nodes}
+    if placement == "before" and len(producers) == 1 and None not in producers:
         return "producer"
     if call is not None and call.activation is not None:
         return "activation" if once else "shared"

@@ -33,8 +33,6 @@ class Policy:
             The reason.
         """
         source = self._nodes[node.inputs[0]]
-        if node.call is None or node.call.owner is None:
-            return "called outside every module's forward, where nothing can be attached"
         if not source.is_floating or len(source.shape) < 2:
             return f"its input of shape {source.shape} has no batch and channel axes of real numbers"
         if node.op == "glu":
@@ -87,19 +85,26 @@ class Policy:
         return "no affine layer between it and the input or the previous nonlinearity"
 
     def _gate(self, node: Node) -> str:
-        if node.op not in ops.GATING:
-            return ""
-        signal = node.inputs[0]
-        for found in self._downstream([node], through=("shape", "pass", "join"), single_input=True):
-            others = [index for index in found.inputs if self._is_data(index) and not self._descends(index, node.index)]
-            if found.role != "product" or not others:
-                continue
-            if signal in others:
+        branch = (*_TRANSPARENT, "product", "other", "nonlinearity")
+        # What the nonlinearity is computed from without a layer in between is the same branch as itself.
+        own = {found.index for found in self._upstream(node, through=branch)}
+        for other in self._factors(node, through=(*_TRANSPARENT, "nonlinearity")):
+            scaled = self._upstream(self._nodes[other], through=("pass", "join", "product", "other"))
+            if own & {other, *(found.index for found in scaled)}:
                 return (
                     f"with the product behind it one activation (x·{node.op}(x)); use its module form to normalise it"
                 )
-            return f"a gate: its output is multiplied with another branch in {found.owner or 'the model'!r}"
+        if node.op in ops.GATING and any(True for _ in self._factors(node, through=_TRANSPARENT)):
+            return "a gate: its output is multiplied with another branch"
         return ""
+
+    def _factors(self, node: Node, *, through: Iterable[str]) -> Iterator[int]:
+        """What the output of `node` is multiplied with, other than by itself and by constants."""
+        for found in self._downstream([node], through=through, single_input=True):
+            if found.role == "product":
+                for index in found.inputs:
+                    if self._is_data(index) and not self._descends(index, node.index):
+                        yield index
 
     def _head(self, node: Node) -> str:
         following = list(self._downstream([node], through=None))
@@ -107,9 +112,13 @@ class Policy:
             return ""
         if node.op in ops.SATURATING:
             return "an output head: no affine layer follows"
-        if all(found.role in ("shape", "loss") for found in following):
+        if all(found.role in ("shape", "loss") or self._only_scales(found) for found in following):
             return "an output head: the model's last operation"
         return ""
+
+    def _only_scales(self, node: Node) -> bool:
+        data = [index for index in node.inputs if self._is_data(index)]
+        return node.role in ("join", "product") and len(data) == 1
 
     def _recurrence(self, node: Node) -> str:
         fed_by = self._repeated_layers(node)

@@ -74,8 +74,8 @@ def recalibrate_batch_norm(
             list or tuple as ``model(batch[0])``, a mapping as ``model(**batch)``, moved to the model's device.
         num_batches: Take at most so many batches (of each rank); all of them when None.
         stop_after_last_norm: Do not compute what follows the last norm, where each norm runs just once in
-            a forward and no module has hooks but those of inserted norms. The batches 1, 2, 4, 8, … run to the end, to see that this
-            holds. What `forward` does with the output then happens for these only.
+            a forward and no module has hooks but those of inserted norms. The batches 1, 2, 4, 8, … run to
+            the end, to see that this holds. What `forward` does with the output then happens for these only.
         gather: Collects one float64 vector of each rank: ``gather(vector) -> [vector of rank 0, …]``. By
             default the default group of ``torch.distributed``, if there is one.
 

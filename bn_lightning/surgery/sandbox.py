@@ -55,7 +55,8 @@ def preserve_buffers(model: nn.Module) -> Iterator[None]:
         with torch.no_grad():
             for module, name, buffer, values in saved:
                 module._buffers[name] = buffer
-                if buffer is not None and values is not None:
+                # Unchanged buffers are left alone: one that is an expanded view cannot be written to.
+                if buffer is not None and values is not None and not torch.equal(buffer, values):
                     buffer.copy_(values)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.lazy import LazyModuleMixin
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -21,6 +22,8 @@ from bn_lightning.surgery.sandbox import sandbox
 
 CHILD_NAME = "bn_lightning_norm"
 """The name under which inserted norms hang on a module."""
+
+_LAYERS = (nn.Linear, nn.Bilinear, nn.modules.conv._ConvNd, nn.MultiheadAttention)
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,7 @@ class _Recorder(TorchFunctionMode):
         self.frames: list[_Frame] = []
         self.paths = {module: path for path, module in model.named_modules()}
         self.parameter_names = {id(parameter): name for name, parameter in model.named_parameters()}
+        self.outside: dict[str, int] = {}
         self.returned: set[tuple[str, int]] = set()
         self._origin: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
@@ -141,6 +145,8 @@ class _Recorder(TorchFunctionMode):
         op = ops.bare_name(function)
         role = ops.ROLES.get(op, "loss" if op.endswith("_loss") else "other")
         moved: list[int | None] = []
+        if role == "shape" and len(tensors) > 1:
+            role = "join"  # as torch.max(a, b)
         if role == "shape" and layouts and layouts[0][1] is not None:
             moved = axes.through_shape_op(function, tensors[0], layouts[0][1], args, kwargs)
         result = function(*args, **kwargs)
@@ -168,14 +174,20 @@ class _Recorder(TorchFunctionMode):
             role = "parameter"  # a weight being prepared (transposed, normalised) is still a weight
         elif role == "matmul" and "parameter" in operands:
             role = "affine"
-            # x @ W writes W's columns as channels on the last axis; W @ x on the last but one.
-            details["channel_dim"] = -2 if operands[0] == "parameter" and op != "addmm" and len(shape) > 1 else -1
+            # x @ W writes W's columns as channels on the last axis; W @ x on the last but one. The functions
+            # that add take the summand first; what an equation of einsum does is not read.
+            factor = operands[1 if op.startswith(("add", "badd")) else 0]
+            details["channel_dim"] = -2 if factor == "parameter" and len(shape) > 1 else -1
+            if op in ("einsum", "tensordot"):
+                details["channel_dim"] = None
         elif role == "affine":
             details["channel_dim"] = axes.of_affine(op, shape)
         elif role == "norm":
             details["channel_dim"] = axes.of_norm(op, shape)
         elif role == "shape":
             details["channel_dim"] = moved[0] if moved else None
+        elif op in ("cat", "concat", "concatenate"):
+            details["channel_dim"] = axes.of_concatenation(shape, layouts)
         else:
             details["channel_dim"] = axes.of_elementwise(shape, layouts)
         if role == "affine":
@@ -185,8 +197,8 @@ class _Recorder(TorchFunctionMode):
         self.add(result, role, op, inputs, **details)
 
     def _layer_name(self, inputs: tuple[int, ...]) -> str:
-        """The running module where that is a single layer, else the module that holds the weight."""
-        if self.frames and all(name == CHILD_NAME for name, _ in self.frames[-1].module.named_children()):
+        """The running module where that is a layer of torch, else the module or parameter of the weight."""
+        if self.frames and isinstance(self.frames[-1].module, _LAYERS):
             return self.frames[-1].path
         for index in inputs:
             if self.nodes[index].role == "parameter" and self.nodes[index].layer:
@@ -195,7 +207,9 @@ class _Recorder(TorchFunctionMode):
 
     def _call_of_function(self, function: str) -> Call:
         if not self.frames:
-            return Call(None, function, None, 0)
+            index = self.outside.get(function, 0)
+            self.outside[function] = index + 1
+            return Call(None, function, None, index)
         frame = self.frames[-1]
         return Call(frame.path, function, None, frame.next_index(function))
 
@@ -268,6 +282,9 @@ def trace_calls(model: nn.Module, run: Callable[[], Any]) -> Trace:
     Returns:
         The trace.
 
+    Raises:
+        ValueError: If a lazy layer of the model has not been initialised.
+
     Example:
         >>> import torch
         >>> model, x = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.ReLU()), torch.zeros(4, 3)
@@ -275,6 +292,12 @@ def trace_calls(model: nn.Module, run: Callable[[], Any]) -> Trace:
         >>> [(node.op, node.layer) for node in nodes if node.role in ("affine", "nonlinearity")]
         [('linear', '0'), ('relu', '')]
     """
+    lazy = [path for path, module in model.named_modules() if _is_lazy(module)]
+    if lazy:
+        raise ValueError(
+            f"The layers {', '.join(map(repr, lazy))} are lazy and have no parameters yet; run the model on a batch "
+            "once, so that they are made, before it is traced."
+        )
     recorder = _Recorder(model)
     with sandbox(model), torch.no_grad(), _eager(), _module_hooks(model, recorder), recorder:
         output = run()
@@ -285,6 +308,10 @@ def trace_calls(model: nn.Module, run: Callable[[], Any]) -> Trace:
             consumers.setdefault(source, []).append(node.index)
     users_of = {index: tuple(users) for index, users in consumers.items()}
     return Trace(tuple(recorder.nodes), reached, users_of, frozenset(recorder.returned))
+
+
+def _is_lazy(module: nn.Module) -> bool:
+    return isinstance(module, LazyModuleMixin) and module.has_uninitialized_params()
 
 
 @contextmanager

@@ -64,7 +64,7 @@ def test_functions_differ_by_code_constants_defaults_and_what_they_captured():
         return lambda: captured
 
     functions = [lambda: 1, lambda: 2, lambda x=1: x, lambda x=2: x, lambda *, x=1: x, make(1.0), make(2.0)]
-    functions += [lambda: abs(1), lambda: len(()), lambda: (lambda: 1), lambda: (lambda: 2)]
+    functions += [lambda: abs(1), lambda: len(()), lambda: lambda: 1, lambda: lambda: 2]
     described = [json.dumps({**describe(function), "call": ""}) for function in functions]
     assert len(set(described)) == len(functions)
 

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from tiny import Failing, TinyData, TinyNet, modified, tiny_problem, tiny_study
 
+from bn_lightning.analysis.engine import WorkerError
 from bn_lightning.analysis.results import load_results
 from bn_lightning.analysis.runner import (
     CellsFailedWarning,
@@ -131,6 +132,17 @@ def test_processes_give_the_same_numbers_and_take_lambdas(tmp_path):
     assert (tmp_path / "there" / "slow" / "seed_1" / "cell.json").is_file()
 
 
+class Dying(Failing):
+    def on_train_start(self, trainer, pl_module):
+        os._exit(7)
+
+
+def test_a_process_that_dies_is_an_error_that_says_how_to_go_on(tmp_path):
+    study = tiny_study(Arm(name="a", callbacks=lambda: [Dying()]))
+    with pytest.raises(WorkerError, match=r"engine 'loky' failed.*run the same again.*TerminatedWorkerError"):
+        run(tmp_path, study, jobs=2)
+
+
 def test_ctrl_c_in_this_process_keeps_what_is_finished(tmp_path):
     calls = []
 
@@ -162,7 +174,7 @@ SCRIPT = """
     if __name__ == "__main__":
         study = tiny_study(Arm(name="quick"), Arm(name="slow", callbacks=lambda: [Slow()]))
         try:
-            run = execute(study, out=sys.argv[1], jobs=2, seeds=2, progress=False)
+            run = execute(study, out=sys.argv[1], jobs=int(sys.argv[3]), seeds=2, progress=False)
         except StudyInterrupted as error:
             print(error)
             sys.exit(130)
@@ -178,7 +190,7 @@ def test_ctrl_c_stops_the_processes_keeps_finished_cells_and_the_next_run_goes_o
     out = tmp_path / "run"
     command = [sys.executable, str(script), str(out)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": environment}
-    child = subprocess.Popen([*command, "sleepy"], start_new_session=True, **pipes)
+    child = subprocess.Popen([*command, "sleepy", "2"], start_new_session=True, **pipes)
     deadline = time.monotonic() + 90
     done = out / "quick" / "seed_0" / "cell.json"
     begun = out / "slow" / "seed_0" / "cell.json"
@@ -199,11 +211,12 @@ def test_ctrl_c_stops_the_processes_keeps_finished_cells_and_the_next_run_goes_o
     assert 1 <= finished < 4
     with pytest.raises(ProcessLookupError):
         _wait_for_the_group_to_end(child.pid)
-    before = {name: time for name, time in modified(out).items() if name.startswith("quick")}
+    kept = {name: at for name, at in modified(out).items() if json.loads((out / name).read_text())["status"] == "done"}
+    assert len(kept) == finished
     # The callback's code is the same, so its cells are; only what was cut off is trained.
-    second = subprocess.run([*command, "fast"], timeout=90, check=True, **pipes)
+    second = subprocess.run([*command, "fast", "1"], timeout=90, check=True, **pipes)
     assert second.stdout.split() == [str(4 - finished), str(finished)]
-    assert before.items() <= modified(out).items() or finished == 1
+    assert kept.items() <= modified(out).items()
 
 
 def _wait_for_the_group_to_end(group: int) -> None:

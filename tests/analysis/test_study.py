@@ -7,7 +7,9 @@ from bn_lightning.analysis.study import Arm, Budget
 from bn_lightning.errors import UnknownNameError
 
 
-@pytest.mark.parametrize("numbers", [{"max_steps": 0}, {"max_steps": 10, "eval_every": 0}, {"max_steps": 50, "seeds": 0}])
+@pytest.mark.parametrize(
+    "numbers", [{"max_steps": 0}, {"max_steps": 10, "eval_every": 0}, {"max_steps": 50, "seeds": 0}]
+)
 def test_a_budget_of_nothing_is_refused(numbers):
     with pytest.raises(ValueError, match="at least 1"):
         Budget(**numbers)

@@ -84,7 +84,9 @@ def times(arm, steps, *, target=0.9):
 
 
 def test_ratios_of_times_are_geometric_means_of_pairs():
-    results = results_table(times("none", [400, 800, 800, 800, 800, 400]) + times("before", [50, 50, 100, 50, 100, 100]))
+    results = results_table(
+        times("none", [400, 800, 800, 800, 800, 400]) + times("before", [50, 50, 100, 50, 100, 100])
+    )
     table = compare(results, made_up_cells(results), study()).set_index("quantity")
     logs = np.log([8, 16, 8, 16, 8, 4])
     expected = stats.ttest_1samp(logs, 0).confidence_interval(0.95)

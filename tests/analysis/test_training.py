@@ -161,7 +161,7 @@ def test_a_model_that_is_no_lightning_module_is_named():
 
 def test_a_metric_that_is_not_logged_is_named_with_the_near_ones(tmp_path):
     problem = tiny_problem(monitor="vall_loss")
-    with pytest.raises(UnknownNameError, match="'vall_loss'. Did you mean 'val_loss'"):
+    with pytest.raises(UnknownNameError, match=r"'vall_loss'. Did you mean 'val_loss'"):
         train(problem, Arm(name="a"), seed=0, folder=tmp_path / "a" / "seed_0")
 
 
@@ -213,8 +213,8 @@ def test_ctrl_c_comes_out_as_itself_and_works_again(tmp_path):
             raise KeyboardInterrupt
 
     handler = signal.getsignal(signal.SIGINT)
+    arm = Arm(name="a", callbacks=functools.partial(list, [Interrupting()]))
     with pytest.raises(KeyboardInterrupt):
-        arm = Arm(name="a", callbacks=functools.partial(list, [Interrupting()]))
         train(tiny_problem(), arm, seed=0, folder=tmp_path / "a" / "seed_0")
     assert signal.getsignal(signal.SIGINT) is handler
 

@@ -8,7 +8,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
-from pytorch_lightning.callbacks import ModelCheckpoint, StochasticWeightAveraging
+from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint, StochasticWeightAveraging
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
@@ -453,3 +453,52 @@ def test_two_processes_train_the_same_norms(tmp_path):
     ranks = [torch.load(tmp_path / f"rank{rank}.pt") for rank in (0, 1)]
     weights = [{k: v for k, v in state.items() if "running" not in k} for state in ranks]
     torch.testing.assert_close(weights[0], weights[1], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("kind", [StochasticWeightAveraging, EMAWeightAveraging])
+def test_averaging_before_insertion_is_refused_with_the_right_order(tmp_path, kind):
+    averaging = kind(swa_lrs=0.05) if kind is StochasticWeightAveraging else kind()
+    match = rf"callbacks=\[BatchNormInsertion\(\), {kind.__name__}"
+    with pytest.raises(MisconfigurationException, match=match):
+        trainer(tmp_path, averaging, BatchNormInsertion()).fit(module(), loader())
+
+
+def test_a_setup_that_fails_leaves_no_patch(tmp_path):
+    class Failing(BuiltInSetup):
+        def setup(self, stage: str) -> None:
+            raise RuntimeError("no layers today")
+
+    model = module(kind=Failing)
+    with pytest.raises(RuntimeError, match="no layers today"):
+        trainer(tmp_path, BatchNormInsertion()).fit(model, loader())
+    assert "configure_model" not in vars(model)
+
+
+def test_manual_optimization_needs_an_example(tmp_path):
+    class Manual(Lit):
+        def __init__(self) -> None:
+            super().__init__()
+            self.automatic_optimization = False
+
+        def training_step(self, batch, batch_idx):
+            optimizer = self.optimizers()
+            optimizer.zero_grad()
+            self.manual_backward(F.cross_entropy(self(batch[0]), batch[1]))
+            optimizer.step()
+
+    with pytest.raises(MisconfigurationException, match=r"Manual optimizes manually.*Set example_input_array"):
+        trainer(tmp_path, BatchNormInsertion()).fit(module(kind=Manual), loader())
+    model = module(kind=Manual)
+    model.example_input_array = torch.zeros(2, 4)
+    trainer(tmp_path, BatchNormInsertion()).fit(model, loader())
+    assert all((norm.weight != 1).any() for norm in norms_of(model))
+
+
+def test_a_backbone_that_was_normalised_by_hand_travels_in_checkpoints(tmp_path):
+    model = module()
+    insert_batch_norm(model.net, (data()[:8][0],))
+    fit = trainer(tmp_path, BatchNormInsertion())
+    fit.fit(model, loader())
+    fit.save_checkpoint(tmp_path / "end.ckpt")
+    loaded = load_from_checkpoint(Lit, tmp_path / "end.ckpt")
+    assert torch.equal(loaded.eval()(data()[:8][0]), model.eval()(data()[:8][0]))

@@ -5,7 +5,7 @@ import warnings
 import pytest
 import torch
 import torch.nn.functional as F
-from cases import CASES, FunctionalMLP, ResidualBlock, ResidualNet
+from cases import CASES, FunctionalMLP, FunctionalResidual, ResidualBlock, ResidualNet
 from oracles_models import HandWritten
 from torch import Tensor, nn
 
@@ -344,3 +344,142 @@ def test_no_warning_is_raised_by_a_plain_insertion():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         insert_batch_norm(FunctionalMLP(), (torch.randn(6, 5),))
+
+
+class Iterating(nn.Module):
+    """An owner that runs all its children in turn, with a functional nonlinearity between them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for child in self.children():
+            x = child(x)
+        return F.relu(x + 1)
+
+
+def test_an_owner_that_runs_all_its_children_passes_the_container_of_norms():
+    model, x = nn.Sequential(Iterating(), nn.Linear(4, 1)), torch.randn(6, 4)
+    expected = model(x)
+    insert_batch_norm(model, (x,), norm=lambda channels: nn.Identity())
+    assert "bn_lightning_norm" in dict(model[0].named_children())
+    assert torch.equal(model(x), expected)
+
+
+def test_a_recursive_owner_counts_each_call_of_itself_apart():
+    class Recursive(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x: Tensor, depth: int = 2) -> Tensor:
+            x = F.relu(self.a(x) + x)
+            if depth:
+                x = self(x, depth - 1)
+            return self.c(F.relu(self.b(x) + x))
+
+    model, x = Recursive(), torch.randn(6, 4)
+    plan = plan_insertion(model, (x,))
+    for site in plan.sites:
+        plan = plan.override(site.name, "insert")
+    apply_plan(model, plan)
+    model(x)
+    norms = model.bn_lightning_norm
+    assert [int(norm.num_batches_tracked) for norm in norms] == [site.visits for site in plan.inserted] == [3, 3]
+
+
+def test_other_calls_than_in_the_example_are_warned_of_once():
+    class Moody(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.head, self.skip = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 1), False
+
+        def forward(self, x: Tensor) -> Tensor:
+            if not self.skip:
+                x = F.relu(self.a(x) + x)
+            return self.head(F.relu(self.b(x) + x))
+
+    model, x = Moody(), torch.randn(6, 4)
+    insert_batch_norm(model, (x,))
+    model(x)
+    model.skip = True
+    with pytest.warns(InsertionWarning, match=r"called torch.nn.functional.relu 1 times, and 2 times on the example"):
+        model(x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model(x)
+
+
+def test_norms_in_a_part_are_reported_and_described_for_the_whole():
+    whole, x = nn.Sequential(FunctionalMLP(), nn.ReLU(), nn.Linear(3, 1)), torch.randn(6, 5)
+    part = insert_batch_norm(whole[0], (x,))
+    with pytest.raises(PlanMismatchError, match="A part of Sequential carries inserted norms already: 0"):
+        insert_batch_norm(whole, (x,))
+    plan = plan_of(whole)
+    assert [(site.name, site.layer, site.owner) for site in plan.inserted] == [
+        ("0.relu_0", "0.first", "0"),
+        ("0.tanh_0", "0.second", "0"),
+    ]
+    fresh = nn.Sequential(FunctionalMLP(), nn.ReLU(), nn.Linear(3, 1))
+    apply_plan(fresh, plan)
+    fresh.load_state_dict(whole.state_dict())
+    assert torch.equal(fresh.eval()(x), whole.eval()(x))
+    assert remove_batch_norm(whole[0]) == part
+
+
+def test_parts_with_different_norms_have_no_common_plan():
+    whole, x = nn.ModuleList([FunctionalMLP(), FunctionalMLP()]), torch.randn(6, 5)
+    insert_batch_norm(whole[0], (x,))
+    insert_batch_norm(whole[1], (x,), placement="after")
+    with pytest.raises(PlanMismatchError, match="sub-modules 0, 1 carry norms of different kinds or placements"):
+        plan_of(whole)
+
+
+def test_excluding_a_site_that_carries_a_norm_is_refused():
+    model, x = FunctionalMLP(), torch.randn(6, 5)
+    insert_batch_norm(model, (x,))
+    with pytest.raises(PlanMismatchError, match=r"\(batch, before, without tanh\*\)"):
+        insert_batch_norm(model, (x,), exclude=["tanh*"])
+
+
+def test_removal_reaches_a_forward_that_somebody_wrapped():
+    model, x = nn.Sequential(FunctionalResidual(), nn.Linear(2, 1)), torch.randn(6, 6)
+    expected = model.eval()(x)
+    model.train()
+    insert_batch_norm(model, (x,))
+    inner = model[0].forward
+    model[0].forward = lambda *args: inner(*args)
+    remove_batch_norm(model)
+    assert torch.equal(model.eval()(x), expected)
+
+
+class FunctionalWeight(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel, self.head = nn.Parameter(torch.randn(4, 3)), nn.Linear(3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(x @ self.kernel))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        FunctionalWeight,
+        lambda: nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 3)), nn.ReLU(), nn.Linear(3, 1)),
+    ],
+)
+def test_a_weight_used_in_a_function_and_a_parametrized_layer(make):
+    model = make()
+    insert_batch_norm(model, (torch.randn(6, 4),))
+    model(torch.randn(6, 4)).sum().backward()
+    (norm,) = norms_of(model)
+    assert norm.weight.grad.isfinite().all()
+
+
+def test_a_layer_that_receives_no_row_normalises_nothing():
+    model = FunctionalMLP()
+    insert_batch_norm(model, (torch.randn(6, 5),))
+    assert model(torch.randn(0, 5)).shape == (0, 3)
+    assert [int(norm.num_batches_tracked) for norm in norms_of(model)] == [0, 0]

@@ -104,17 +104,87 @@ def test_a_recurrence_is_skipped_with_a_reason_that_names_the_way_out():
     assert all("sequence-wise" in site.reason for site in plan.sites)
 
 
-def test_a_norm_cannot_hang_in_a_container_that_would_run_it():
-    class Custom(nn.Sequential):
-        def forward(self, x: Tensor) -> Tensor:
-            for child in self.children():
-                x = F.relu(child(x)) + 0.0 * x.sum()
-            return x
+def test_an_activation_container_used_behind_several_layers_is_a_site_for_each_of_them():
+    act = nn.Sequential(nn.ReLU(), nn.Dropout(0.1))
+    model = nn.Sequential(nn.Linear(4, 8), act, nn.Linear(8, 16), act, nn.Linear(16, 2))
+    plan = plan_insertion(model, (torch.randn(6, 4),))
+    assert [(site.attach, site.layer, site.channels) for site in plan.inserted] == [
+        ("producer", "0", 8),
+        ("producer", "2", 16),
+    ]
+    behind = plan_insertion(model, (torch.randn(6, 4),), placement="after")
+    assert "behind different layers (0, 2), whose statistics one norm would mix" in behind.sites[0].reason
 
-    model = nn.Sequential(Custom(nn.Linear(4, 4), nn.Linear(4, 4)), nn.Linear(4, 1))
-    plan = plan_insertion(model, (torch.randn(6, 4),), placement="after")
-    assert all("container" in site.reason for site in plan.skipped)
+
+def test_a_call_in_the_step_itself_is_reached_through_its_layer():
+    class Stepper(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 3), nn.Linear(3, 1)
+
+        def step(self, x: Tensor) -> Tensor:
+            return self.b(F.relu(self.a(x)))
+
+    (site,) = plan_insertion(Stepper(), (torch.randn(6, 4),), entry="step").inserted
+    assert (site.attach, site.layer) == ("producer", "a")
+
+
+@pytest.mark.parametrize(
+    "activation",
+    [
+        lambda h: 0.5 * h * (1 + torch.tanh(0.8 * h)),
+        lambda h: h * torch.tanh(F.softplus(h)),
+        lambda h: h * F.relu6(h + 3) / 6,
+        lambda h: h * torch.sigmoid(1.7 * h),
+    ],
+)
+def test_an_activation_written_out_by_hand_is_not_normalised_in_one_of_its_factors(activation):
+    model = Function(lambda m, x: m.b(activation(m.a(x))), a=nn.Linear(4, 4), b=nn.Linear(4, 1))
+    plan = plan_insertion(model, (torch.randn(6, 4),))
     assert not plan.inserted
+    assert any("one activation" in site.reason for site in plan.sites)
+
+
+def test_a_scaled_or_shifted_head_is_still_a_head():
+    model = Function(lambda m, x: F.softplus(m.a(x)) + 1e-5, a=nn.Linear(4, 1))
+    assert "output head" in plan_insertion(model, (torch.randn(6, 4),)).sites[0].reason
+
+
+@pytest.mark.parametrize("wrap", [nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.spectral_norm])
+def test_a_parametrized_layer_is_known_by_its_own_name(wrap):
+    model = nn.Sequential(wrap(nn.Linear(4, 3)), nn.ReLU(), nn.Linear(3, 1))
+    plan = plan_insertion(model, (torch.randn(6, 4),))
+    assert [(site.attach, site.layer) for site in plan.inserted] == [("producer", "0")]
+
+
+@pytest.mark.parametrize(
+    ("function", "axis", "source"),
+    [
+        (lambda m, x: torch.cat([m.c(x), m.d(x)], 1), -2, "traced"),
+        (lambda m, x: torch.einsum("bcl,oc->bol", x, m.w), -1, "guessed"),
+        (lambda m, x: m.c(x).max(2)[0], -1, "traced"),
+        (lambda m, x: torch.baddbmm(m.w, x.transpose(1, 2), m.w.expand(len(x), -1, -1)), -1, "traced"),
+    ],
+    ids=["cat", "einsum", "max", "baddbmm"],
+)
+def test_the_channel_axis_of_less_common_operations(function, axis, source):
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.c, self.d = nn.Conv1d(3, 3, 3, padding=1), nn.Conv1d(3, 2, 3, padding=1)
+            self.w = nn.Parameter(torch.randn(3, 3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return (F.relu(function(self, x)) @ torch.ones(3, 1)).sum()
+
+    site = plan_insertion(Model(), (torch.randn(3, 3, 3),)).sites[0]
+    assert (site.channel_dim, site.channel_dim_source) == (axis, source)
+
+
+def test_lazy_layers_are_named_before_anything_runs():
+    model = nn.Sequential(nn.LazyLinear(4), nn.ReLU(), nn.Linear(4, 1))
+    with pytest.raises(ValueError, match="The layers '0' are lazy and have no parameters yet; run the model"):
+        plan_insertion(model, (torch.randn(6, 4),))
 
 
 def test_a_layer_with_its_own_activation_is_not_hooked_behind_it():

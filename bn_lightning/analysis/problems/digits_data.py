@@ -72,7 +72,7 @@ class DigitsData(pl.LightningDataModule):
 
     Raises:
         UnknownNameError: If there is no such set.
-        RunFolderError: In setup, if the file cannot be read or downloaded.
+        RunFolderError: In prepare_data, if the file cannot be read or downloaded.
     """
 
     def __init__(
@@ -89,11 +89,22 @@ class DigitsData(pl.LightningDataModule):
         self.evaluate = evaluate
         self.batch_size = batch_size
         self.sets: dict[str, LabelledImages] = {}
+        self._read: tuple[LabelledImages, LabelledImages] | None = None
+
+    def prepare_data(self) -> None:
+        """Download MNIST if it was asked for and is not there, and see that it can be read."""
+        if not self.sets:
+            self._read = self._read_images()
+
+    def _read_images(self) -> tuple[LabelledImages, LabelledImages]:
+        return _embedded_digits() if self.data_dir is None else _mnist(self.data_dir)
 
     def setup(self, stage: str | None = None) -> None:
         """Read the images once."""
         if not self.sets:
-            training, test = _embedded_digits() if self.data_dir is None else _mnist(self.data_dir)
+            # Lightning calls prepare_data in one process of several.
+            training, test = self._read or self._read_images()
+            self._read = None
             kept, held_out = _stratified(training.digits.numpy(), 0.1)
             self.sets = {"train": training.take(kept), "validation": training.take(held_out), "test": test}
 
@@ -137,7 +148,5 @@ def _stratified(digits: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarra
     """Positions of what is kept and of what is held out, each digit in its share."""
     from sklearn.model_selection import train_test_split
 
-    kept, held_out = train_test_split(
-        np.arange(len(digits)), test_size=share, stratify=digits, random_state=SPLIT_SEED
-    )
+    kept, held_out = train_test_split(np.arange(len(digits)), test_size=share, stratify=digits, random_state=SPLIT_SEED)
     return np.sort(kept), np.sort(held_out)

@@ -42,7 +42,7 @@ def read_mnist(folder: Path) -> dict[str, np.ndarray]:
         download_mnist(path)
     try:
         # allow_pickle=False: a data file must not be able to run code.
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: np.asarray(archive[name]) for name in SHAPES}
     except Exception as error:  # numpy raises zipfile, zlib, KeyError, EOFError, … for a damaged file
         raise RunFolderError(

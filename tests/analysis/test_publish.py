@@ -1,0 +1,48 @@
+import json
+
+import pytest
+from tiny import tiny_study
+
+from bn_lightning.analysis.publish import publish_folder
+from bn_lightning.analysis.run_folder import RunFolder
+from bn_lightning.analysis.runner import execute
+from bn_lightning.errors import RunFolderError
+
+
+def test_a_study_of_the_users_own_is_reported_from_its_files(tmp_path):
+    execute(tiny_study(), out=tmp_path, seeds=2, progress=False)
+    published = publish_folder(tmp_path)
+    assert published.summary["arm"].tolist() == ["slow", "quick"]
+    assert "Which rate?" in published.path.read_text(encoding="utf-8")
+
+
+def test_a_study_read_back_cannot_be_trained(tmp_path):
+    from bn_lightning.analysis.publish import _remembered_study
+
+    execute(tiny_study(), out=tmp_path, seeds=1, progress=False)
+    folder = RunFolder(tmp_path)
+    study = _remembered_study(folder, folder.owner())
+    assert [arm.options for arm in study.arms] == [{"lr": 0.01}, {"lr": 0.2}]
+    with pytest.raises(RunFolderError, match="read back from its files cannot be trained"):
+        study.problem.module()
+
+
+def test_a_folder_that_is_none_is_named(tmp_path):
+    with pytest.raises(RunFolderError, match=r"holds no study\.json"):
+        publish_folder(tmp_path)
+
+
+def test_a_run_without_a_finished_cell_is_named(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.claim(tiny_study())
+    folder.gather(tiny_study(), [])
+    with pytest.raises(RunFolderError, match="holds no finished cell yet"):
+        publish_folder(tmp_path)
+
+
+def test_a_study_file_that_lacks_something_is_named(tmp_path):
+    execute(tiny_study(), out=tmp_path, seeds=1, progress=False)
+    said = json.loads((tmp_path / "study.json").read_text())
+    (tmp_path / "study.json").write_text(json.dumps({name: said[name] for name in ("study", "problem")}))
+    with pytest.raises(RunFolderError, match=r"study\.json lacks what a report needs: KeyError\('monitor'\)"):
+        publish_folder(tmp_path)

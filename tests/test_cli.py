@@ -1,0 +1,184 @@
+import json
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from tiny import modified
+
+from bn_lightning.cli import main
+
+TINY = ["--model=tiny.TinyNet", "--data=tiny.TinyData", "--monitor=val_loss", "--mode=min", "--max-steps=10"]
+
+
+@pytest.fixture(autouse=True)
+def _embedded_digits(monkeypatch):
+    monkeypatch.delenv("BN_LIGHTNING_DATA", raising=False)
+
+
+def compare(out, *more):
+    return main(["compare", "placement", *TINY, "--seeds=1", "--jobs=1", f"--out={out}", *more])
+
+
+def test_the_demo_prints_its_table_its_report_and_the_line_for_tensorboard(tmp_path, capsys):
+    out = tmp_path / "run"
+    arguments = ["demo", "--max-steps=50", "--seeds=1", "--jobs=1", f"--out={out}"]
+    assert main(arguments) == 0
+    said = capsys.readouterr().out
+    for words in ("without BN", "BN before", "BN after", "test accuracy", "steps to target", "seconds to target"):
+        assert words in said
+    assert f"tensorboard --logdir {out}\n" in said
+    assert f"{out / 'report.html'}\n" in said
+    assert (out / "report.html").is_file()
+    assert len(list((out / "figures").glob("*.png"))) == 4
+    assert list((out / "before" / "seed_0").glob("events.out.tfevents.*"))
+    before = modified(out)
+    assert main(arguments) == 0
+    assert "0 cells trained, 3 were finished already" in capsys.readouterr().out
+    assert modified(out) == before
+
+
+def test_a_users_model_by_import_path_with_arguments(tmp_path, capsys):
+    assert compare(tmp_path / "run", "--model.lr=0.25", "--target=0.01") == 0
+    assert "BN after" in capsys.readouterr().out
+    record = json.loads((tmp_path / "run" / "none" / "seed_0" / "cell.json").read_text())
+    assert record["configuration"]["module"]["with"]["lr"] == 0.25
+    assert record["configuration"]["problem"] == "TinyNet"
+    assert json.loads((tmp_path / "run" / "study.json").read_text())["target"] == 0.01
+
+
+def test_finished_cells_are_trained_again_when_told_to(tmp_path):
+    assert compare(tmp_path / "run") == 0
+    before = modified(tmp_path / "run")
+    assert compare(tmp_path / "run") == 0
+    assert modified(tmp_path / "run") == before
+    assert compare(tmp_path / "run", "--redo") == 0
+    assert not set(modified(tmp_path / "run").items()) & set(before.items())
+
+
+def test_a_failed_cell_is_named_and_the_status_is_one(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("tiny.TinyNet.validation_step", lambda self, batch, batch_idx: 1 / 0)
+    assert compare(tmp_path / "run") == 1
+    trouble = capsys.readouterr().err
+    for arm in ("none", "before", "after"):
+        assert f"failed: {arm}, seed 0: ZeroDivisionError: division by zero" in trouble
+    assert "Traceback" not in trouble
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["compare", "placment"], "no study 'placment'. Did you mean 'placement'"),
+        (["compare", "placement", "--model=tiny.TinyNet"], "missing: data, monitor"),
+        (["compare", "placement", "--engine=loki"], "no engine 'loki'. Did you mean 'loky'"),
+        (["compare", "placement", "--seeds=0"], "seeds is how many"),
+        (["compare", "placement", "--jobs=0"], "jobs is 0"),
+        (["plan", "--model=tiny.TinyNet", "--data=tiny.TinyData", "--placement=befor"], "not 'befor'"),
+        (["plan", "--model=tiny.TinyNet"], "has no example_input_array"),
+        (["report", "no/such/folder"], "holds no study.json"),
+        (["demo", "--max-steps=1009"], "multiple of eval_every"),
+        (["demo", "--max-stepps=100"], "max_stepps"),
+        (["compare", "placement", "--model=tiny.NoNet"], "NoNet"),
+        (["demmo"], "demmo"),
+        ([], "to be one of {demo,plan,compare,report}"),
+    ],
+)
+def test_bad_usage_is_answered_in_a_line_and_with_status_two(tmp_path, capsys, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    trouble = capsys.readouterr().err
+    assert words in trouble
+    assert "Traceback" not in trouble
+    if trouble.startswith("bn-lightning: error"):
+        assert len(trouble.splitlines()) == 1
+
+
+def test_an_error_that_is_nobodys_bad_usage_is_raised(monkeypatch):
+    def broken(folder):
+        return int("seven")
+
+    monkeypatch.setattr("bn_lightning.analysis.publish.publish_folder", broken)
+    with pytest.raises(ValueError, match="seven"):
+        main(["report", "x"])
+
+
+def test_a_folder_of_another_problem_is_bad_usage(tmp_path, capsys):
+    assert compare(tmp_path / "run") == 0
+    assert main(["demo", "--max-steps=50", "--seeds=1", f"--out={tmp_path / 'run'}"]) == 2
+    assert "belongs to the study 'placement' on the problem 'TinyNet'" in capsys.readouterr().err
+
+
+def test_an_unreadable_data_file_is_named_before_anything_is_trained(tmp_path, capsys):
+    (tmp_path / "mnist.npz").write_bytes(b"broken")
+    assert main(["demo", f"--data-dir={tmp_path}", "--seeds=1", "--jobs=1", f"--out={tmp_path / 'run'}"]) == 2
+    assert "mnist.npz cannot be read as MNIST" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "none").exists()
+
+
+def test_the_plan_is_shown(capsys):
+    assert main(["plan", "--model=tiny.TinyNet", "--data=tiny.TinyData", "--placement=after"]) == 0
+    said = capsys.readouterr().out
+    assert "net.1" in said
+    assert "after" in said
+
+
+def test_a_report_is_written_again_from_the_files(tmp_path, capsys):
+    assert compare(tmp_path / "run") == 0
+    (tmp_path / "run" / "report.html").unlink()
+    shutil.rmtree(tmp_path / "run" / "figures")
+    capsys.readouterr()
+    assert main(["report", str(tmp_path / "run")]) == 0
+    assert "BN before" in capsys.readouterr().out
+    assert (tmp_path / "run" / "report.html").is_file()
+    assert (tmp_path / "run" / "figures" / "metric.png").is_file()
+
+
+def test_ctrl_c_ends_with_130_and_says_how_to_go_on(tmp_path, capsys, monkeypatch):
+    def interrupted(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tiny.TinyData.train_dataloader", interrupted)
+    assert compare(tmp_path / "run") == 130
+    assert "0 of 3 cells are finished and kept" in capsys.readouterr().err
+
+
+def test_help_shows_the_flags_as_they_are_typed(capsys):
+    assert main(["compare", "--help"]) == 0
+    said = capsys.readouterr().out
+    for flag in (
+        "--model",
+        "--data",
+        "--monitor",
+        "--mode",
+        "--target",
+        "--max-steps",
+        "--seeds",
+        "--jobs",
+        "--engine",
+    ):
+        assert flag in said
+    assert "--out" in said
+    assert "--data-dir" in said
+    assert "--max_steps" not in said
+
+
+def imported(code: str) -> set[str]:
+    script = textwrap.dedent(code) + "\nimport sys; print(*sorted(set(m.split('.')[0] for m in sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return set(done.stdout.splitlines()[-1].split())
+
+
+def test_help_loads_no_lightning_and_a_command_that_needs_it_does():
+    heavy = {"pytorch_lightning", "lightning", "torchmetrics", "matplotlib", "pandas", "scipy", "sklearn"}
+    assert not heavy & imported("from bn_lightning.cli import main; main(['--help'])")
+    assert "pytorch_lightning" in imported("from bn_lightning.cli import main; main(['compare', '--help'])")
+
+
+def test_the_module_is_the_command(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    command = [sys.executable, "-m", "bn_lightning", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    assert "0.1.0" in done.stdout
