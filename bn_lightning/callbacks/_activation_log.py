@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +39,7 @@ class ActivationLog:
         self._names = [percentile_name(percent) for percent in percentiles]
         self._rows: list[tuple[int, str, str, float]] = []
         self._units: dict[int, list[int]] = {}
+        self._typical: frozenset[int] = frozenset()
         self._laid_out: object = None
 
     def add_summaries(self, step: int, summaries: Sequence[ActivationSummary]) -> dict[str, float]:
@@ -61,22 +62,29 @@ class ActivationLog:
                 scalars |= nonfinite
         return scalars
 
-    def add_units(self, step: int, followed: Mapping[int, Mapping[int, Sequence[float]]]) -> dict[str, float]:
+    def add_units(
+        self, step: int, followed: Mapping[int, Mapping[int, Sequence[float]]], *, typical: Collection[int] = ()
+    ) -> dict[str, float]:
         """Add a step's percentiles of single units.
 
         Args:
             step: The optimizer step.
             followed: Percentiles by position of the layer and unit.
+            typical: Positions whose unit was chosen as the typical one. Each run chooses its own, so their tags
+                bear no number: TensorBoard then draws all runs in one chart. Rows always bear it.
 
         Returns:
             The same numbers by tag, for loggers.
         """
         scalars: dict[str, float] = {}
+        self._typical = frozenset(typical)
         for index, units in followed.items():
             self._units[index] = list(units)
             for unit, values in units.items():
-                named = zip(self._names, values, strict=True)
-                scalars |= self._add(step, index, {f"{_unit_quantity(unit)}_{name}": value for name, value in named})
+                named = dict(zip(self._names, values, strict=True))
+                self._add(step, index, {f"{_unit_quantity(unit)}_{name}": value for name, value in named.items()})
+                quantity = self._unit_tag(index, unit)
+                scalars |= {f"{quantity}_{name}/{self._tags[index]}": value for name, value in named.items()}
         return scalars
 
     def _add(self, step: int, index: int, values: Mapping[str, float]) -> dict[str, float]:
@@ -102,11 +110,17 @@ class ActivationLog:
             return {}
         layers = {tag: self._margin("preactivation", tag) for tag in self._tags}
         units = {
-            f"{self._tags[index]} unit {unit}": self._margin(_unit_quantity(unit), self._tags[index])
+            self._unit_title(index, unit): self._margin(self._unit_tag(index, unit), self._tags[index])
             for index, numbers in sorted(self._units.items())
             for unit in numbers
         }
         return {"pre-activation percentiles": layers, "pre-activation percentiles of single units": units}
+
+    def _unit_tag(self, index: int, unit: int) -> str:
+        return "preactivation_typical" if index in self._typical else _unit_quantity(unit)
+
+    def _unit_title(self, index: int, unit: int) -> str:
+        return f"{self._tags[index]} {'typical unit' if index in self._typical else f'unit {unit}'}"
 
     def _margin(self, quantity: str, tag: str) -> list[str]:
         middle = self._names[len(self._names) // 2]
@@ -142,7 +156,7 @@ class ActivationLog:
             for unit in numbers:
                 quantity = _unit_quantity(unit)
                 (figure,) = percentile_figures(drawn, [self._labels[index]], quantity=quantity, **options)
-                figures[f"{quantity}/{self._tags[index]}"] = figure
+                figures[f"{self._unit_tag(index, unit)}/{self._tags[index]}"] = figure
         return figures
 
 

@@ -86,6 +86,7 @@ class UnitFollower:
         units: What `resolve_units` returned; typical units are settled at the first probe.
         entry: "forward" or "training_step".
         percentiles: Percentages between 0 and 100.
+        typical: Positions at which the typical unit is followed.
 
     Attributes:
         units: The units by position of the site.
@@ -98,8 +99,10 @@ class UnitFollower:
         *,
         entry: str,
         percentiles: Sequence[float],
+        typical: frozenset[int] = frozenset(),
     ) -> None:
         self.units = units
+        self.typical = typical
         self.batches: list[Any] = []
         self._entry = entry
         self._percentiles = percentiles

@@ -38,13 +38,14 @@ class ActivationMonitor(CallbackBase):
 
     What is written, in the unit of the activation, with `<index>` the layer's place in the forward:
 
-    ==============================================  ====================================================
+    ==============================================  =========================================================
     `preactivation_mean/<index>.<layer>`            mean
     `preactivation_var/<index>.<layer>`             biased variance, all channels together
     `preactivation_p15/<index>.<layer>`, p50, p85   percentiles
     `preactivation_nonfinite/<index>.<layer>`       NaN and infinities, exact; where there are any
     `preactivation_unit12_p15/<index>.<layer>`, …   percentiles of unit 12 on the probe set
-    ==============================================  ====================================================
+    `preactivation_typical_p15/<index>.<layer>`, …  the same of the typical unit, whichever it is in this run
+    ==============================================  =========================================================
 
     Every TensorBoardLogger also gets a margin chart a layer (Custom Scalars) and, at the end of fit,
     figures; other loggers get the scalars. `table()` holds all rows; at the end of fit it is written as
@@ -186,10 +187,11 @@ class ActivationMonitor(CallbackBase):
                 "set. Set example_input_array on the LightningModule, so that its forward is run instead.",
             )
         chosen = resolve_units(self.units, sites)
+        typical = frozenset(index for index, numbers in chosen.items() if not numbers)
         for index, label in enumerate(self._labels):
             if index in chosen and not chosen[index]:
                 chosen[index] = tuple(self._followed_before.get(label, ()))
-        return UnitFollower(chosen, entry=entry, percentiles=self.percentiles)
+        return UnitFollower(chosen, entry=entry, percentiles=self.percentiles, typical=typical)
 
     def _receive(self, layer: str, index: int, activation: Tensor, channel_dim: int) -> None:
         if self._window is not None and self._window.recorder.recording:
@@ -263,7 +265,8 @@ class ActivationMonitor(CallbackBase):
             return
         # Every rank runs it, since a synchronised batch norm waits for all; rank zero's is written.
         step = trainer.global_step
-        scalars = self._log.add_units(step, self._follower.probe(trainer, pl_module))
+        followed = self._follower.probe(trainer, pl_module)
+        scalars = self._log.add_units(step, followed, typical=self._follower.typical)
         if trainer.is_global_zero:
             self._log.write(trainer.loggers, step, scalars)
 

@@ -54,6 +54,25 @@ def test_event_files_hold_every_value_at_its_step(run, logger):
         assert [point.value for point in points] == pytest.approx(rows["value"].tolist(), rel=1e-6)
 
 
+def test_the_typical_unit_has_one_tag_in_every_run_and_its_number_in_the_table(tmp_path):
+    seen = []
+    for seed in range(3):
+        torch.manual_seed(seed)
+        logger = pl.loggers.TensorBoardLogger(tmp_path, name="", version=str(seed))
+        monitor = ActivationMonitor(every_n_steps=5, units="typical", probe=torch.randn(30, 6), figures=False)
+        quiet_trainer(tmp_path, callbacks=[monitor], logger=logger, max_steps=6).fit(SmallNet(), small_data())
+        events = EventAccumulator(str(tmp_path / str(seed))).Reload()
+        assert {tag for tag in events.Tags()["scalars"] if "typical" in tag or "unit" in tag} == {
+            f"preactivation_typical_p{p}/01.net.3" for p in (15, 50, 85)
+        }
+        table = monitor.table()
+        rows = table[table["quantity"].str.fullmatch(r"preactivation_unit\d+_p50")]
+        points = events.Scalars("preactivation_typical_p50/01.net.3")
+        assert [point.value for point in points] == pytest.approx(rows["value"].tolist(), rel=1e-6)
+        seen += rows["quantity"].unique().tolist()
+    assert len(set(seen)) > 1
+
+
 def test_figures_are_sharp_images(run):
     folder, _ = run
     events = EventAccumulator(str(folder / "tensorboard/one")).Reload()

@@ -102,7 +102,7 @@ def _labels(study: Study) -> dict[str, str]:
 
 def _draw_metric(results: pd.DataFrame, cells: pd.DataFrame, study: Study) -> MatplotlibFigure:
     problem = study.problem
-    return _figure(plot_curves(results, problem.monitor, target=problem.target, arms=_labels(study)))
+    return _figure(plot_curves(results, problem.monitor, target=problem.target, arms=_labels(study), log_x=True))
 
 
 def _draw_percentiles(results: pd.DataFrame, cells: pd.DataFrame, study: Study) -> MatplotlibFigure:
