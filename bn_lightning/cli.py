@@ -4,6 +4,7 @@ Exit status: 0 done, 1 some cells failed (they are named), 2 bad usage, 130 inte
 """
 
 import inspect
+import os
 import re
 import sys
 import warnings
@@ -199,6 +200,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit status: 0 done, 1 some cells failed, 2 bad usage, 130 interrupted.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if os.getcwd() not in sys.path:
+        # A command, unlike `python -m`, does not look for --model=my.LitNet in the folder it is called from.
+        sys.path.insert(0, os.getcwd())
     with _one_line_warnings():
         try:
             command, options = _parse(arguments)

@@ -182,3 +182,26 @@ def test_the_module_is_the_command(tmp_path):
     command = [sys.executable, "-m", "bn_lightning", "--version"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
     assert "0.1.0" in done.stdout
+
+
+def test_a_model_in_the_folder_of_the_call_is_found(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import pytorch_lightning as pl, torch\n"
+        "class Net(pl.LightningModule):\n"
+        "    def __init__(self, width: int = 3):\n"
+        "        super().__init__()\n"
+        "        self.net = torch.nn.Sequential(torch.nn.Linear(4, width), torch.nn.ReLU())\n"
+        "        self.net.append(torch.nn.Linear(width, 1))\n"
+        "        self.example_input_array = torch.zeros(2, 4)\n"
+        "    def forward(self, x):\n"
+        "        return self.net(x)\n"
+        "    def training_step(self, batch, batch_idx):\n"
+        "        return self(batch).sum()\n"
+        "    def configure_optimizers(self):\n"
+        "        return torch.optim.SGD(self.parameters(), lr=0.1)\n"
+    )
+    command = [Path(sys.executable).with_name("bn-lightning"), "plan", "--model", "mine.Net", "--model.width", "5"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "net.1" in done.stdout
+    assert "5 (axis" in done.stdout

@@ -14,6 +14,7 @@ import torch
 
 from bn_lightning.analysis.recorder import CurveRecorder, seed_all
 from bn_lightning.analysis.study import Arm, Problem
+from bn_lightning.callbacks._compat import LightningModule, namespace_of
 from bn_lightning.surgery.sandbox import preserve_random_state
 
 Row = tuple[int, str, str, float]  # step, layer, quantity, value
@@ -82,10 +83,8 @@ def namespace_of_module(module: Any) -> Any:
     Raises:
         TypeError: If it is no LightningModule.
     """
-    for ancestor in type(module).__mro__:
-        for name in ("lightning.pytorch", "pytorch_lightning"):
-            if ancestor.__module__.startswith(name + "."):
-                return importlib.import_module(name)
+    if isinstance(module, LightningModule):
+        return namespace_of(module)
     raise TypeError(
         f"The model of a study is a LightningModule, but its factory made a {type(module).__qualname__}. Wrap it in a "
         "LightningModule with training_step, validation_step and configure_optimizers."

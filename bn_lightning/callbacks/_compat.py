@@ -36,16 +36,16 @@ else:
     Trainer = tuple(space.Trainer for space in NAMESPACES)
 
 
-def namespace_of(trainer: "Trainer") -> Any:
-    """The Lightning package (`pytorch_lightning` or `lightning.pytorch`) that `trainer` belongs to.
+def namespace_of(part: "Trainer | LightningModule") -> Any:
+    """The Lightning package (`pytorch_lightning` or `lightning.pytorch`) that `part` belongs to.
 
     Args:
-        trainer: A Trainer, or an instance of a subclass of one.
+        part: A Trainer or a LightningModule, or an instance of a subclass of one.
 
     Returns:
         The imported package.
     """
-    for ancestor in type(trainer).__mro__:
+    for ancestor in type(part).__mro__:
         for name in ("lightning.pytorch", "pytorch_lightning"):
             if ancestor.__module__.startswith(name + "."):
                 return importlib.import_module(name)
