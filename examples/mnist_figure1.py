@@ -5,9 +5,9 @@
 # after the nonlinearity) with six seeds each, once at one learning rate for all arms and once at the rate that suits
 # each arm on a validation split, because the answer differs.
 #
-#     python examples/mnist_figure1.py --data-dir FOLDER_WITH_MNIST --jobs 2
+#     BN_LIGHTNING_DATA=FOLDER_WITH_MNIST python examples/mnist_figure1.py
 #
-# About 40 minutes on two cores; what is finished is not run again. Without a folder the embedded digits are used.
+# An hour or two on two cores; what is finished is not run again. Without a folder the embedded digits are used.
 
 # %%
 import dataclasses
@@ -169,11 +169,11 @@ def main(
     *,
     data_dir: str | None = None,
     steps: int = 50_000,
-    eval_every: int = 250,
+    eval_every: int = 50,
     seeds: int = 6,
     jobs: int = 2,
     lr: float = 0.1,
-    tune_steps: int = 8_000,
+    tune_steps: int = 5_000,
     out: str = "bn_lightning_runs/mnist_figure1",
     results: str = RESULTS,
 ) -> None:

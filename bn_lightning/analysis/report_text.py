@@ -68,7 +68,8 @@ def reading(study: Study, cells: pd.DataFrame, comparisons: pd.DataFrame) -> Ite
         yield (
             f"The target, {study.problem.target:g}, was fixed before the runs. A run that did not reach it is "
             "censored: its time is later than its last step, by how much is unknown, and no number is made up "
-            "for it. A median of ∞ says that half of the runs or more did not reach it."
+            "for it. A median of ∞ says that half of the runs or more did not reach it. Seconds are those of training "
+            "steps: evaluations, and what callbacks do around them, such as recalibration, are left out."
         )
     yield (
         "Runs that diverged are results, not mishaps: they are counted, and means are over the others, so the mean of "
