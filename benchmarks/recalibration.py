@@ -1,22 +1,17 @@
 """Time of recalibration over the plain training-mode forward without gradients, beside its peers.
 
-All contenders alternate in one process on one thread; each ratio is the median over rounds of the time
-over the floor's time of the same round. The floor is timed twice: its own ratio is the noise.
-
-    python benchmarks/recalibration.py
+python benchmarks/recalibration.py
 """
 
 import copy
-import statistics
-import time
+from functools import partial
 
 import torch
+from alternating import ratios, show
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
 from bn_lightning.surgery.recalibrate import recalibrate_batch_norm
-
-ROUNDS = 25
 
 
 def mlp(width, classes=10):
@@ -94,7 +89,7 @@ def running_sums(model, batches):
 
 
 CONTENDERS = {
-    "floor (again)": floor,
+    "plain forward": floor,
     "swa_utils.update_bn": lambda model, batches: update_bn(batches, model),
     "running fp32 sums": running_sums,
     "pooled": lambda model, batches: recalibrate_batch_norm(model, batches),
@@ -102,46 +97,16 @@ CONTENDERS = {
     "paper": lambda model, batches: recalibrate_batch_norm(model, batches, estimator="paper"),
 }
 MODELS = {
-    "MLP 5x512, 40x32": (lambda: mlp(512), (64,), 40, 32),
-    "MLP 5x128, 100x8": (lambda: mlp(128), (64,), 100, 8),
-    "MLP 5x128, 20,000 classes, 40x32": (lambda: mlp(128, 20_000), (64,), 40, 32),
-    "ResNet-18 32², 3x8": (resnet18, (3, 32, 32), 3, 8),
+    "MLP 5×512, 40 batches of 32": (lambda: mlp(512), (64,), 40, 32, 30),
+    "MLP 5×128, 100 batches of 8": (lambda: mlp(128), (64,), 100, 8, 30),
+    "MLP 5×128 with 20,000 classes, 40 batches of 32": (lambda: mlp(128, 20_000), (64,), 40, 32, 10),
+    "ResNet-18 on 32², 3 batches of 8": (resnet18, (3, 32, 32), 3, 8, 20),
 }
 
-
-def seconds(function, model, batches):
-    start = time.perf_counter()
-    function(model, batches)
-    return time.perf_counter() - start
-
-
-def measure(make, shape, num_batches, size):
-    torch.manual_seed(0)
-    batches = list(torch.randn(num_batches, size, *shape))
-    model = make()
-    copies = {name: copy.deepcopy(model) for name in CONTENDERS}
-    ratios = {name: [] for name in CONTENDERS}
-    floors = []
-    for round_number in range(ROUNDS + 2):
-        base = seconds(floor, model, batches)
-        times = {name: seconds(function, copies[name], batches) for name, function in CONTENDERS.items()}
-        if round_number >= 2:
-            floors.append(base)
-            for name, taken in times.items():
-                ratios[name].append(taken / base)
-    return statistics.median(floors), ratios
-
-
-def main():
-    torch.set_num_threads(1)
-    print(f"torch {torch.__version__}, one thread, {ROUNDS} rounds; median ratio to the floor (quartiles)")
-    for name, (make, shape, num_batches, size) in MODELS.items():
-        base, ratios = measure(make, shape, num_batches, size)
-        print(f"\n{name}: floor {base * 1e3:.1f} ms")
-        for contender, values in ratios.items():
-            low, middle, high = statistics.quantiles(values, n=4)
-            print(f"  {contender:22s} {middle:5.2f}  ({low:.2f}-{high:.2f})")
-
-
 if __name__ == "__main__":
-    main()
+    for title, (make, shape, num_batches, size, rounds) in MODELS.items():
+        torch.manual_seed(0)
+        batches = list(torch.randn(num_batches, size, *shape))
+        model = make()
+        runs = {name: partial(run, copy.deepcopy(model), batches) for name, run in CONTENDERS.items()}
+        show(title, ratios(runs, rounds=rounds), "plain forward")
