@@ -7,6 +7,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from tensorboard_server import tensorboard
 from tiny import modified
 
 from bn_lightning.cli import main
@@ -35,6 +36,16 @@ def test_the_demo_prints_its_table_its_report_and_the_line_for_tensorboard(tmp_p
     assert (out / "report.html").is_file()
     assert len(list((out / "figures").glob("*.png"))) == 4
     assert list((out / "before" / "seed_0").glob("events.out.tfevents.*"))
+    with tensorboard(out, runs={"none/seed_0", "before/seed_0", "after/seed_0"}) as ask:
+        scalars, layout = ask("plugin/scalars/tags"), ask("plugin/custom_scalars/layout")
+        images = ask("plugin/images/tags")
+    titles = [chart["title"] for chart in layout["category"][0]["chart"]]
+    assert sorted(titles) == ["00.net.0", "01.net.2", "02.net.4"]
+    for run in ("none/seed_0", "before/seed_0", "after/seed_0"):
+        assert {"test_accuracy", "preactivation_p50/02.net.4", "preactivation_typical_p50/02.net.4"} <= set(
+            scalars[run]
+        )
+        assert {"preactivation_std", "preactivation_typical/02.net.4"} <= set(images[run])
     before = modified(out)
     assert main(arguments) == 0
     assert "0 cells trained, 3 were finished already" in capsys.readouterr().out

@@ -54,6 +54,9 @@ class BatchNormInsertion(CallbackBase):
         >>> trainer = Trainer(callbacks=[BatchNormInsertion()], logger=False, accelerator="cpu")
     """
 
+    # Of a set-up in progress only; settings are what the instance holds.
+    _restore: Callable[[], None] | None = None
+
     def __init__(
         self,
         *,
@@ -72,7 +75,6 @@ class BatchNormInsertion(CallbackBase):
         self.norm = norm
         self.exclude = tuple(exclude)
         self.plan: InsertionPlan | None = None
-        self._restore: Callable[[], None] | None = None
 
     def setup(self, trainer: "Trainer", pl_module: "LightningModule", stage: str) -> None:
         """Insert now, or arrange for it at the end of `configure_model`."""

@@ -1,11 +1,4 @@
-import json
 import re
-import subprocess
-import sys
-import threading
-import time
-import urllib.parse
-import urllib.request
 
 import lightning.pytorch
 import pandas as pd
@@ -15,6 +8,7 @@ import torch
 from monitored import SmallNet, quiet_trainer, small_data
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard_server import tensorboard
 
 from bn_lightning.callbacks._tensorboard import is_tensorboard, layer_tags, log_folders
 from bn_lightning.callbacks.monitor import ActivationMonitor
@@ -105,35 +99,8 @@ def test_other_loggers_get_the_scalars(run):
 def server(run):
     """A TensorBoard server on the run's folder; a function that asks it."""
     folder, _ = run
-    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(folder / "tensorboard"), "--port", "0"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    address, lines = [], []
-
-    def listen():
-        for line in process.stdout:
-            lines.append(line)
-            address.extend(re.findall(r"at (http://\S+?)/? \(", line))
-
-    reader = threading.Thread(target=listen, daemon=True)
-    reader.start()
-
-    def ask(path, **query):
-        with urllib.request.urlopen(f"{address[0]}/data/{path}?{urllib.parse.urlencode(query)}", timeout=30) as answer:
-            return json.load(answer)
-
-    try:
-        deadline = time.monotonic() + 90
-        # The data come some time after the page.
-        while not address or "one" not in ask("plugin/scalars/tags"):
-            assert process.poll() is None, "".join(lines)
-            assert time.monotonic() < deadline, "".join(lines)
-            time.sleep(0.2)
+    with tensorboard(folder / "tensorboard", runs={"one"}) as ask:
         yield ask
-    finally:
-        process.terminate()
-        process.wait(30)
-        reader.join(30)
-        process.stdout.close()
 
 
 def test_a_server_answers_with_the_scalars(run, server):

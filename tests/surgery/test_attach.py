@@ -1,5 +1,6 @@
 import copy
 import io
+import shutil
 import warnings
 
 import pytest
@@ -139,6 +140,25 @@ def test_it_compiles_without_a_graph_break(case, placement):
     compiled = torch.compile(model, backend="eager", fullgraph=True)
     torch.manual_seed(0)
     torch.testing.assert_close(compiled(*case.example()), expected)
+
+
+# Raised inside torch's own compiler on import.
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.* is deprecated:DeprecationWarning")
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile's default backend needs a C++ compiler (g++)")
+@each_placement
+def test_the_default_backend_compiles_a_training_step(placement):
+    model, x = ResidualNet(), torch.randn(4, 3, 8, 8)
+    insert_batch_norm(model, (x,), placement=placement)
+    twin = copy.deepcopy(model)
+    torch._dynamo.reset()
+    torch.compile(model)(x).square().sum().backward()
+    twin(x).square().sum().backward()
+    for (name, found), expected in zip(model.named_parameters(), twin.parameters(), strict=True):
+        if expected.grad is not None:
+            # Fused kernels sum in another order.
+            torch.testing.assert_close(found.grad, expected.grad, rtol=1e-4, atol=1e-4, msg=name)
+    for found, expected in zip(norms_of(model), norms_of(twin), strict=True):
+        torch.testing.assert_close(found.running_var, expected.running_var)
 
 
 @pytest.mark.parametrize("kind", ["mlp", "conv", "residual"])
