@@ -270,6 +270,8 @@ def _dashed_formatter() -> type:
 
 def _is_bad_usage(error: Exception) -> bool:
     """Whether an error tells the user what to ask for instead, as those of this package do."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return True  # a folder that cannot be written to, a file that cannot be read
     if not isinstance(error, ValueError | TypeError | RuntimeError):
         return type(error).__name__ == "MisconfigurationException"
     last = error.__traceback__

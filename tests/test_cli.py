@@ -216,3 +216,9 @@ def test_a_model_in_the_folder_of_the_call_is_found(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "net.1" in done.stdout
     assert "5 (axis" in done.stdout
+
+
+def test_a_folder_that_cannot_be_made_is_bad_usage(tmp_path, capsys):
+    (tmp_path / "file").write_text("in the way")
+    assert compare(tmp_path / "file" / "run") == 2
+    assert "file" in capsys.readouterr().err

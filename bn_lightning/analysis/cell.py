@@ -9,7 +9,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from bn_lightning.analysis.configuration import versions
+from bn_lightning.analysis.configuration import describe, versions
 from bn_lightning.analysis.results import results_table, write_json, write_table
 from bn_lightning.analysis.run_folder import RunFolder
 from bn_lightning.analysis.study import Arm, Problem
@@ -84,7 +84,7 @@ def run_cell(cell: Cell, *, parent: int | None = None) -> Outcome:
         "study": cell.study,
         "arm": cell.arm.name,
         "seed": cell.seed,
-        "factors": dict(cell.arm.factors),
+        "factors": describe(dict(cell.arm.factors)),
         "label": "",
         "status": "running",
         "seconds": None,
@@ -105,6 +105,11 @@ def run_cell(cell: Cell, *, parent: int | None = None) -> Outcome:
         return Outcome(*cell.key, "failed", f"{type(error).__name__}: {error}")
     ended = {"status": "done", "seconds": perf_counter() - started}
     label = "trained" if training.diverged_at is None else "diverged"
-    found = {"label": label, "diverged_at": training.diverged_at, "warnings": [list(w) for w in training.warnings]}
+    found = {
+        "label": label,
+        "rows": len(rows),
+        "diverged_at": training.diverged_at,
+        "warnings": [list(w) for w in training.warnings],
+    }
     write({**record, **ended, **found})
     return Outcome(*cell.key, "done", warnings=training.warnings)

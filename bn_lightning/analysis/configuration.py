@@ -4,23 +4,31 @@ import dataclasses
 import functools
 import hashlib
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from importlib import metadata
+from pathlib import PurePath
 from platform import python_version
 from types import CodeType
 from typing import Any
 
+import numpy as np
+import torch
+from torch import Tensor, nn
+
 from bn_lightning.analysis.study import Arm, Problem
 
 PLAIN = (str, int, float, bool, type(None))
+TOLD = (PurePath, np.ndarray, np.generic, Tensor, torch.dtype, torch.device)  # by their value, though not plain
 
 
 def describe(value: Any) -> Any:
     """Say what a value is in JSON types, without memory addresses, the same in every process.
 
     Functions are told by their qualified name, their defaults, what they captured and, because an edited function keeps
-    its name, a digest of their code; classes and modules by their qualified name; other objects by their class and
-    their plain attributes.
+    its name, a digest of their code; classes by their qualified name and, unless they are a library's, a digest of
+    their methods; arrays and tensors by a digest of their values; other objects by their class and their plain
+    attributes. What a function reads from elsewhere, such as a global or a file, is not followed.
 
     Args:
         value: Any object.
@@ -51,9 +59,17 @@ def _describe(value: Any, depth: int) -> Any:
     if isinstance(value, Sequence):
         return [inner(entry) for entry in value]
     if isinstance(value, type):
-        return _name(value)
+        return _describe_class(value)
+    if isinstance(value, (np.ndarray, np.generic, Tensor)):
+        array = np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value)
+        return {"array": hashlib.sha256(array.tobytes()).hexdigest()[:12], "shape": list(array.shape)}
+    if isinstance(value, (PurePath, torch.dtype, torch.device)):
+        return str(value)
     if hasattr(value, "__code__"):
-        return _describe_function(value, inner)
+        owner = getattr(value, "__self__", None)
+        return {**_describe_function(value, inner), **({} if owner is None else {"of": inner(owner)})}
+    if isinstance(value, nn.Module) and not hasattr(value, "trainer"):
+        return {"module": repr(value)}
     attributes = _attributes(value)
     plain = {name: inner(entry) for name, entry in attributes.items() if _is_plain(entry)}
     return {"object": _name(type(value)), **({"attributes": plain} if plain else {})}
@@ -70,7 +86,27 @@ def _is_plain(value: Any) -> bool:
         return all(_is_plain(entry) for entry in value.values())
     if isinstance(value, (Sequence, set, frozenset)) and not isinstance(value, str):
         return all(_is_plain(entry) for entry in value)
-    return isinstance(value, (*PLAIN, type)) or dataclasses.is_dataclass(value)
+    return isinstance(value, (*PLAIN, *TOLD, type)) or dataclasses.is_dataclass(value)
+
+
+def _describe_class(value: type) -> Any:
+    """A class by its name and, where it is a user's own, a digest of its methods' code."""
+    own = [kind for kind in value.__mro__ if not _is_installed(kind)]
+    methods = [
+        _digest(function.__code__)
+        for kind in own
+        for _, entry in sorted(vars(kind).items())
+        if hasattr(function := getattr(entry, "__func__", entry), "__code__")
+    ]
+    if not methods:
+        return _name(value)
+    return {"class": _name(value), "code": hashlib.sha256("".join(methods).encode()).hexdigest()[:12]}
+
+
+def _is_installed(kind: type) -> bool:
+    """Whether a class belongs to a library, whose version tells what it does."""
+    source = getattr(sys.modules.get(kind.__module__), "__file__", None)
+    return source is None or "site-packages" in source or source.startswith(sys.base_prefix)
 
 
 def _describe_function(function: Any, inner: Any) -> Any:
@@ -106,7 +142,7 @@ def _name(value: Any) -> str:
 
 
 def cell_configuration(problem: Problem, arm: Arm) -> dict[str, Any]:
-    """Everything that decides what a cell of `arm` computes, but for the seed and the versions.
+    """What decides what a cell of `arm` computes, as far as `describe` can tell; not the seed and the versions.
 
     Args:
         problem: What is trained.

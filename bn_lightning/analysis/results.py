@@ -95,13 +95,15 @@ def load_cells(out: str | Path) -> pd.DataFrame:
     return table.assign(**{name: table[name].astype(object).fillna("").astype(str).astype(object) for name in names})
 
 
+_TEXT = ("study", "arm", "layer", "quantity", "value", "factors", "label", "status", "configuration_hash")
 _WAY_OUT = "Name the folder of a finished comparison, or run the comparison again."
 
 
 def _read_csv(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     try:
         # An arm called "none" or "NA" is a name, so only the empty field is a missing value.
-        table = pd.read_csv(path, keep_default_na=False, na_values=[""], dtype={"value": str})
+        # An arm called "1e-1" is a name too.
+        table = pd.read_csv(path, keep_default_na=False, na_values=[""], dtype=dict.fromkeys(_TEXT, str))
     except FileNotFoundError as error:
         raise RunFolderError(f"There is no {path.name} in {path.parent}. {_WAY_OUT}") from error
     except (OSError, ValueError) as error:

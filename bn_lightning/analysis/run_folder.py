@@ -100,7 +100,16 @@ class RunFolder:
         """Whether a cell was trained to its end with this very configuration."""
         record = self.record(key)
         done = record.get("status") == "done" and record.get("configuration_hash") == configuration_hash
-        return done and (self.cell(key) / "results.csv").is_file()
+        return done and self._is_whole(key, record)
+
+    def _is_whole(self, key: Key, record: dict[str, Any]) -> bool:
+        """Whether a finished cell's results are as they were written; else the cell is to be trained again."""
+        path = self.cell(key) / "results.csv"
+        try:
+            text = path.read_bytes()
+        except OSError:
+            return False
+        return text.endswith(b"\n") and text.count(b"\n") == record.get("rows", text.count(b"\n") - 1) + 1
 
     def begin(self, key: Key, record: dict[str, Any]) -> Path:
         """Empty a cell's folder, so that no old log mixes with the new, and write that it has begun.
@@ -132,7 +141,7 @@ class RunFolder:
             record = self.record(key)
             if not record:
                 continue
-            if record.get("status") == "done":
+            if record.get("status") == "done" and self._is_whole(key, record):
                 tables.append(read_results(self.cell(key) / "results.csv"))
             cells.append(
                 {

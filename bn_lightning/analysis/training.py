@@ -96,7 +96,8 @@ def _trainer(namespace: Any, problem: Problem, callbacks: list[Any], folder: Pat
     options: dict[str, Any] = {
         "max_steps": problem.budget.max_steps,
         "max_epochs": -1,
-        "val_check_interval": problem.budget.eval_every,
+        # Lightning counts batches here, and a budget counts optimizer steps.
+        "val_check_interval": problem.budget.eval_every * problem.trainer_options.get("accumulate_grad_batches", 1),
         "check_val_every_n_epoch": None,
         "num_sanity_val_steps": -1,  # the whole evaluation before training: step 0 of the curve
         "log_every_n_steps": problem.budget.eval_every,

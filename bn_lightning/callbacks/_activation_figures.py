@@ -60,7 +60,7 @@ def _page(
                 # A line needs two points to be seen.
                 marker = "o" if len(band) == 1 else None
                 sns.lineplot(x=band.index, y=band.to_numpy(), ax=ax, color=colour, errorbar=None, marker=marker)
-            ax.set_title(layer)
+            ax.set_title(_as_text(layer))
             lowest = number >= len(layers) - columns
             ax.set_xlabel("optimizer step" if lowest else "")
             ax.tick_params(labelbottom=lowest)
@@ -93,6 +93,7 @@ def variance_heatmap(table: "pandas.DataFrame", layers: Sequence[str], *, quanti
     values = values.reindex(layers) ** 0.5
     if values.shape[1] > _MAX_CELLS:
         values = values.iloc[:, np.linspace(0, values.shape[1] - 1, _MAX_CELLS).round().astype(int)]
+    values.index = values.index.map(_as_text)
     cells = values.to_numpy()
     positive = cells[np.isfinite(cells) & (cells > 0)]
     low, high = (positive.min(), positive.max()) if positive.size else (1.0, 1.0)
@@ -121,3 +122,8 @@ def variance_heatmap(table: "pandas.DataFrame", layers: Sequence[str], *, quanti
     ax.set_ylabel("")
     ax.tick_params(axis="both", rotation=0)
     return figure
+
+
+def _as_text(name: str) -> str:
+    """A name that matplotlib does not take for a formula."""
+    return name.replace("$", r"\$")

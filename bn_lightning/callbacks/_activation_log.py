@@ -133,12 +133,21 @@ class ActivationLog:
         return pd.DataFrame(self._rows, columns=list(COLUMNS)).astype({"step": "int64", "value": "float64"})
 
     def write_csv(self, loggers: Sequence[Any]) -> None:
-        """Write the table as activations.csv into every logger's folder, whole or not at all."""
+        """Write the table as activations.csv into every logger's folder, whole or not at all.
+
+        Rows that a run wrote there which this one resumes, of steps before its first, are kept.
+        """
+        import pandas as pd
+
         for folder in log_folders(loggers):
             folder.mkdir(parents=True, exist_ok=True)
-            partial = Path(folder) / f".{CSV_NAME}.{os.getpid()}"
-            self.table().to_csv(partial, index=False)
-            partial.replace(Path(folder) / CSV_NAME)
+            table, path = self.table(), Path(folder) / CSV_NAME
+            if path.exists() and len(table):
+                earlier = pd.read_csv(path, keep_default_na=False, na_values={"value": [""]})
+                table = pd.concat([earlier[earlier["step"] < table["step"].min()], table], ignore_index=True)
+            partial = path.with_name(f".{CSV_NAME}.{os.getpid()}")
+            table.to_csv(partial, index=False)
+            partial.replace(path)
 
     def figures(self) -> dict[str, "Figure"]:
         """Percentile bands of layers and of single units over steps, and the heat map of the variance."""
@@ -155,6 +164,8 @@ class ActivationLog:
         for index, numbers in sorted(self._units.items()):
             for unit in numbers:
                 quantity = _unit_quantity(unit)
+                if f"{quantity}_{self._names[0]}" not in set(drawn["quantity"]):
+                    continue  # not one finite value to draw
                 (figure,) = percentile_figures(drawn, [self._labels[index]], quantity=quantity, **options)
                 figures[f"{self._unit_tag(index, unit)}/{self._tags[index]}"] = figure
         return figures

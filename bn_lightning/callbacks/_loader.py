@@ -61,7 +61,8 @@ def training_batches(trainer: "Trainer", *, num_batches: int | None = None) -> I
     data = trainer.train_dataloader
     if data is None:
         raise misconfiguration(trainer, "There is no training data: the Trainer has set up no training dataloader yet.")
-    limit = trainer.num_training_batches if num_batches is None else num_batches
+    # Not more than training itself may read, as with limit_train_batches or fast_dev_run.
+    limit = min(trainer.num_training_batches, math.inf if num_batches is None else num_batches)
     if math.isinf(limit):
         raise misconfiguration(
             trainer,

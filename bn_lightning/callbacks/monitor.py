@@ -124,7 +124,7 @@ class ActivationMonitor(CallbackBase):
     @property
     def state_key(self) -> str:
         """Tells several monitors of one Trainer apart in its checkpoints."""
-        settings = (self.schedule, self.percentiles, self.units, self.include, self.exclude)
+        settings = (self.schedule, self.percentiles, self.units, self.include, self.exclude, self.max_elements)
         return f"ActivationMonitor{settings!r}"
 
     def state_dict(self) -> dict[str, Any]:

@@ -39,8 +39,8 @@ class BatchNormRecalibration(CallbackBase):
     The running statistics of training lag behind the weights and weigh the last batches most. This callback
     replaces them by the statistics of training batches under the weights as they are, in
     ``on_validation_start`` (never in the sanity check), or in ``on_train_epoch_end`` if there is no validation
-    loop. So the validation metric and every checkpoint saved at the validation's or the epoch's end carry
-    them. Before the next training batch the running average is put back: training runs as it would without
+    loop. So the validation metric and every checkpoint saved after it, before the next training batch,
+    carry them. Before the next training batch the running average is put back: training runs as it would without
     the callback, to the bit. If the weights moved since, the end of training recalibrates once more, and the
     model keeps population statistics.
 
@@ -50,8 +50,9 @@ class BatchNormRecalibration(CallbackBase):
     changes (counters, writes to a logger's experiment) is its own; `forward` avoids that. Ranks each
     read their share, and all get the statistics of all shares.
 
-    Every checkpoint says what it carries: ``checkpoint["bn_lightning_statistics"]`` is a dict of ``kind``
-    (``"population"`` or, when saved between validations, ``"running"``), ``estimator`` and ``global_step``. With
+    Every checkpoint saved during the fit says what it carries: ``checkpoint["bn_lightning_statistics"]`` is a dict
+    of ``kind`` (``"population"`` or, when saved between validations, ``"running"``), ``estimator`` and
+    ``global_step``. With
     population statistics in the weights, the running average travels in this callback's state, so a resumed run
     goes on from it.
 
@@ -74,8 +75,8 @@ class BatchNormRecalibration(CallbackBase):
         UnknownNameError: If there is no such estimator.
         ValueError: If a number is not positive.
         TypeError: If `batches` is an iterator, which could be used only once.
-        MisconfigurationException: In setup, if it cannot work with this Trainer: a second instance, sharded
-            strategies, weight averaging; at the start of fit, manual optimization without `forward`.
+        MisconfigurationException: In setup, if it cannot work with this Trainer: sharded strategies,
+            weight averaging; at the start of fit, manual optimization without `forward`.
 
     Example:
         >>> from pytorch_lightning import Trainer
@@ -118,13 +119,6 @@ class BatchNormRecalibration(CallbackBase):
         self._norms: list[_BatchNorm] = []
         self._training: list[bool] | None = None
 
-    @property
-    def state_key(self) -> str:
-        """Distinguishes the states of instances with different settings."""
-        return self._generate_state_key(
-            estimator=self.estimator, num_batches=self.num_batches, every_n_validations=self.every_n_validations
-        )
-
     def state_dict(self) -> dict[str, Any]:
         """The running average, if population statistics are in its place, and the counters.
 
@@ -139,22 +133,16 @@ class BatchNormRecalibration(CallbackBase):
         Args:
             state_dict: What `state_dict` returned.
         """
-        self._running = state_dict["running"]
+        self._running, self._population = state_dict["running"], {}
         self._validations = state_dict["validations"]
         self._step = state_dict["step"]
 
     def setup(self, trainer: "Trainer", pl_module: "LightningModule", stage: str) -> None:
         """Refuse what it cannot work with."""
-        if self._running and not holds_statistics(pl_module, self._population):
-            # Another module, or other weights: the running average kept here is not theirs.
-            self._running, self._population, self._step = {}, {}, -1
+        self._forget_what_others_changed(pl_module)
         if stage != "fit":
             return
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined] # set by a connector
-        if any(isinstance(other, BatchNormRecalibration) and other is not self for other in callbacks):
-            raise misconfiguration(
-                trainer, "Two BatchNormRecalibration callbacks would undo each other; keep one in the Trainer."
-            )
         strategies = SHARDED.intersection(kind.__name__ for kind in type(trainer.strategy).__mro__)
         if strategies:
             raise misconfiguration(
@@ -192,6 +180,8 @@ class BatchNormRecalibration(CallbackBase):
 
     def on_train_start(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
         """Look which norms there are; a resumed run may begin in the middle of an epoch."""
+        if self._population:  # else a checkpoint has just brought the running average
+            self._forget_what_others_changed(pl_module)
         self.on_train_epoch_start(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
@@ -238,6 +228,11 @@ class BatchNormRecalibration(CallbackBase):
         """Stop marking checkpoints; the module keeps the statistics it has, and the state says which."""
         self._release(pl_module)
 
+    def _forget_what_others_changed(self, module: nn.Module) -> None:
+        """Drop the running average kept here where it is not that of the module: another one, or other weights."""
+        if self._running and not holds_statistics(module, self._population):
+            self._running, self._population, self._step = {}, {}, -1
+
     def _release(self, module: nn.Module) -> None:
         unmark_checkpoints(module, owner=self)
         self._norms, self._training = [], None
@@ -251,8 +246,10 @@ class BatchNormRecalibration(CallbackBase):
         # With a running average set aside no batch has been trained on since the last time.
         if self._running or not self._norms or self._training is None:
             return
-        running = statistics_of(module)
+        running, stage = statistics_of(module), trainer.state.stage
         try:
+            # Transfer hooks and steps that augment in training ask the Trainer whether it trains.
+            trainer.training = True
             with preserve_modes(module), preserve_metrics(module), muted_logging(module):
                 # The modes of training tell which norms are frozen.
                 module.training = True
@@ -271,6 +268,8 @@ class BatchNormRecalibration(CallbackBase):
         except NonFiniteError as error:
             rank_zero_warn(f"{error} The running statistics are used instead.", category=StatisticsWarning)
             return
+        finally:
+            trainer.state.stage = stage
         self._running, self._population, self._step = running, statistics_of(module), trainer.global_step
         rank_zero_info(f"BatchNormRecalibration at step {self._step}: {self.last_report}.")
 

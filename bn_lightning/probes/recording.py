@@ -190,7 +190,7 @@ def record_activations(
     if sites is None:
         if args is None and kwargs is None:
             raise ValueError("Give an example call, as in record_activations(model, (x,)), or the sites of a plan.")
-        sites = plan_insertion(model, args or (), kwargs).sites
+        sites = plan_insertion(model, () if args is None else args, kwargs).sites
     chosen = monitored_sites(sites, include=include, exclude=exclude)
     if not chosen:
         raise NoSiteError(

@@ -3,11 +3,14 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tiny import TinyNet, WeightsSeen, tiny_problem
+from torch import nn
 
 from bn_lightning.analysis.configuration import cell_configuration, configuration_hash, describe, versions
 from bn_lightning.analysis.study import Arm, Budget
@@ -78,7 +81,7 @@ def test_objects_are_told_by_class_and_plain_attributes_without_addresses():
     assert said["attributes"]["rate"] == 0.5
     assert said["attributes"]["schedule"]["attributes"]["every_n_steps"] == 5
     assert said["attributes"]["kind"] == "builtins.dict"
-    assert "tensor" not in said["attributes"]
+    assert said["attributes"]["tensor"]["shape"] == [2]
     assert "0x" not in json.dumps(said)
 
 
@@ -113,3 +116,48 @@ def test_the_hash_is_the_same_in_another_process():
 def test_versions_name_what_numbers_depend_on():
     assert versions()["torch"] == torch.__version__
     assert {"python", "bn-lightning", "pytorch-lightning", "torchmetrics", "numpy"} <= set(versions())
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (Path("a"), Path("b")),
+        (np.int64(1), np.int64(2)),
+        (np.ones(2), np.zeros(2)),
+        (torch.ones(2), torch.zeros(2)),
+        (torch.float32, torch.float64),
+        (nn.Sequential(nn.ReLU()), nn.Sequential(nn.Tanh())),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_values_that_are_not_plain_are_told_apart(one, other):
+    assert describe({"x": one}) != describe({"x": other})
+    json.dumps(describe({"x": one}))
+
+
+def test_a_class_of_the_users_own_is_told_by_what_its_methods_do():
+    def make(number: int) -> type:
+        class Net(nn.Module):
+            def forward(self, x):
+                return x + number
+
+        class Other(nn.Module):
+            def forward(self, x):
+                return x - number
+
+        Other.__qualname__, Other.__name__ = Net.__qualname__, Net.__name__
+        return Net if number else Other
+
+    assert describe(make(1)) != describe(make(0))
+    assert describe(nn.ReLU) == "torch.nn.modules.activation.ReLU"
+
+
+def test_a_bound_method_is_told_by_its_object():
+    class Maker:
+        def __init__(self, lr: float) -> None:
+            self.lr = lr
+
+        def make(self) -> float:
+            return self.lr
+
+    assert describe(Maker(0.1).make) != describe(Maker(0.2).make)

@@ -75,3 +75,10 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_part(tmp_path):
         write_text(path, "new \ud800")
     assert path.read_text() == "old"
     assert [found.name for found in tmp_path.iterdir()] == ["results.csv"]
+
+
+@pytest.mark.parametrize("name", ["1e-1", "01", "0.10", "NA", "none", "True"])
+def test_names_that_look_like_numbers_stay_names(tmp_path, name):
+    table = results_table([(name, name, 0, 0, name, name, 1.0)])
+    write_table(tmp_path / "results.csv", table)
+    pd.testing.assert_frame_equal(load_results(tmp_path), table)

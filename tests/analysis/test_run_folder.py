@@ -82,3 +82,18 @@ def test_gathering_takes_results_of_done_cells_and_a_row_of_every_begun_one(tmp_
     assert cells["factors"].tolist() == ['{"lr": 1.0}', "{}"]
     assert (tmp_path / "results.csv").is_file()
     assert (tmp_path / "cells.csv").is_file()
+
+
+def test_results_that_were_cut_off_are_trained_again(tmp_path):
+    folder = RunFolder(tmp_path)
+    path = folder.begin(KEY, {"status": "done", "configuration_hash": "abc", "rows": 2})
+    rows = [("rates", *KEY, step, "", "loss", 0.5) for step in (0, 1)]
+    write_table(path / "results.csv", results_table(rows))
+    assert folder.is_finished(KEY, "abc")
+    whole = (path / "results.csv").read_text()
+    for cut in (whole[:-5], whole.rsplit("\n", 2)[0] + "\n", ""):
+        (path / "results.csv").write_text(cut)
+        assert not folder.is_finished(KEY, "abc")
+        results, cells = folder.gather(tiny_study(), [KEY])
+        assert len(results) == 0
+        assert len(cells) == 1

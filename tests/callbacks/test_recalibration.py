@@ -491,7 +491,7 @@ def test_weight_averaging_is_refused(tmp_path, averaging):
 
 
 def test_two_instances_are_refused(tmp_path):
-    with pytest.raises(MisconfigurationException, match="would undo each other"):
+    with pytest.raises(RuntimeError, match="more than one stateful callback of type `BatchNormRecalibration`"):
         fit(tmp_path, BatchNormRecalibration(), BatchNormRecalibration(estimator="paper"))
 
 
@@ -639,3 +639,55 @@ def test_messages_count_once(tmp_path, caplog):
     fit(tmp_path, BatchNormRecalibration())
     lines = Counter(record.message.split(":")[0] for record in caplog.records if "Recalibration" in record.message)
     assert lines == {"BatchNormRecalibration at step 5": 1, "BatchNormRecalibration at step 10": 1}
+
+
+def test_batches_take_the_path_of_training_also_where_it_asks_the_trainer(tmp_path):
+    class Augmenting(Module):
+        def on_after_batch_transfer(self, batch, dataloader_idx):
+            return [batch[0] * 10 + 100, batch[1]] if self.trainer.training else batch
+
+    trainer, module = fit(tmp_path, BatchNormRecalibration(), module=Augmenting(), max_epochs=1)
+    x = make_data().tensors[0] * 10 + 100
+    expected = nn.functional.linear(x, module.net[0].weight, module.net[0].bias).double().mean(0)
+    # The inputs are a hundred times their spread away from zero, so float32 keeps fewer digits.
+    assert_close(module.net[1].running_mean.double(), expected, rtol=1e-5, atol=1e-4)
+    assert not trainer.training
+
+
+@pytest.mark.parametrize("limit", [{"limit_train_batches": 2}, {"fast_dev_run": 2}])
+def test_no_batch_is_read_that_training_may_not_read(tmp_path, limit):
+    callback = BatchNormRecalibration(num_batches=50)
+    fit(tmp_path, callback, **({"max_epochs": 1} | limit))
+    assert callback.last_report.batches == 2
+
+
+def test_a_callback_used_again_takes_the_running_average_of_a_loaded_checkpoint(tmp_path):
+    callback = BatchNormRecalibration()
+    fit(tmp_path, callback, max_epochs=1)
+    plain, other = fit(tmp_path, max_epochs=1)
+    for norm in (other.net[1], other.net[5]):
+        norm.running_mean.fill_(7.0)
+    plain.save_checkpoint(tmp_path / "plain.ckpt")
+    seen = []
+
+    class Looking(pytorch_lightning.Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            seen.append(pl_module.net[1].running_mean.clone())
+
+    fit(tmp_path, callback, Looking(), module=Module(), ckpt=tmp_path / "plain.ckpt", max_epochs=2)
+    assert (seen[0] == 7.0).all()
+
+
+def test_a_resume_with_other_settings_goes_on_from_the_same_running_average(tmp_path):
+    trainer, _ = fit(tmp_path, BatchNormRecalibration(num_batches=3), max_epochs=1)
+    trainer.save_checkpoint(tmp_path / "end.ckpt")
+    states = torch.load(tmp_path / "end.ckpt", weights_only=True)["callbacks"]
+    (running,) = [state["running"] for state in states.values() if "running" in state]
+    seen = []
+
+    class Looking(pytorch_lightning.Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            seen.append(pl_module.net[1].running_mean.clone())
+
+    fit(tmp_path, BatchNormRecalibration(num_batches=5), Looking(), ckpt=tmp_path / "end.ckpt", max_epochs=2)
+    assert torch.equal(seen[0], running["net.1"]["mean"])

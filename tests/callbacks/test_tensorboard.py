@@ -177,3 +177,37 @@ def test_loggers_are_told_apart(tmp_path):
     assert not is_tensorboard(pl.loggers.CSVLogger(tmp_path))
     csv = pl.loggers.CSVLogger(tmp_path, name="", version="x")
     assert log_folders([csv, csv, object()]) == [tmp_path / "x"]
+
+
+# The resume is from within an epoch on purpose.
+@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
+def test_a_resumed_run_keeps_the_rows_of_the_run_before(tmp_path):
+    def run(max_steps, path=None):
+        logger = pl.loggers.TensorBoardLogger(tmp_path, name="", version="run")
+        monitor = ActivationMonitor(every_n_steps=1, figures=False)
+        trainer = quiet_trainer(tmp_path, callbacks=[monitor], logger=logger, max_steps=max_steps)
+        trainer.fit(SmallNet(), small_data(), ckpt_path=path)
+        trainer.save_checkpoint(tmp_path / "end.ckpt")
+        return pd.read_csv(tmp_path / "run" / "activations.csv")
+
+    first = run(4)
+    both = run(7, tmp_path / "end.ckpt")
+    pd.testing.assert_frame_equal(both.iloc[: len(first)], first)
+    assert both["step"].unique().tolist() == list(range(7))
+
+
+def test_figures_survive_odd_names_and_values(tmp_path):
+    class Odd(SmallNet):
+        def __init__(self):
+            super().__init__()
+            self.net = torch.nn.ModuleDict({"a$^$": self.net})
+
+        def forward(self, x):
+            return self.net["a$^$"](x)
+
+    logger = pl.loggers.TensorBoardLogger(tmp_path, name="", version="run")
+    monitor = ActivationMonitor(every_n_steps=1, units={"*": [0]}, probe=torch.full((8, 6), float("nan")))
+    quiet_trainer(tmp_path, callbacks=[monitor], logger=logger, max_steps=3).fit(Odd(), small_data())
+    images = EventAccumulator(logger.log_dir).Reload().Tags()["images"]
+    assert "preactivation_std" in images
+    assert not any("unit" in tag for tag in images)

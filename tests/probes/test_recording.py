@@ -125,3 +125,10 @@ def test_what_cannot_be_recorded_is_refused(model, x, options, error, message):
 def test_a_table_by_anything_else_is_refused(model, x):
     with record_activations(model, (x,)) as record, pytest.raises(UnknownNameError, match="not by 'unit'"):
         record.table(by="unit")
+
+
+def test_a_tensor_in_place_of_the_arguments_is_named():
+    model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+    with pytest.raises(TypeError, match=r"args is the tuple of positional arguments, such as \(x,\); got Tensor"):
+        with record_activations(model, torch.ones(3, 2)):
+            pass

@@ -83,7 +83,8 @@ def arm_labels(rows: pd.DataFrame, arms: Arms) -> dict[str, str]:
         arms: Names in order, or a mapping from name to label; None for all, in the order of the table.
 
     Returns:
-        Name and label of every arm, including those without rows: their places fix the others' colours.
+        Name and label, as matplotlib takes it, of every arm, including those without rows: their places fix the others'
+        colours.
 
     Raises:
         ValueError: If none of `arms` has rows.
@@ -93,9 +94,9 @@ def arm_labels(rows: pd.DataFrame, arms: Arms) -> dict[str, str]:
         {'after': 'BN after', 'none': 'no norm'}
     """
     present = list(dict.fromkeys(rows["arm"].astype(str)))
-    if arms is None:
-        return {arm: arm for arm in present}
-    labels = dict(arms) if isinstance(arms, Mapping) else {arm: arm for arm in arms}
+    named = arms if isinstance(arms, Mapping) else {arm: arm for arm in (present if arms is None else arms)}
+    # A dollar sign would start a formula.
+    labels = {arm: label.replace("$", r"\$") for arm, label in named.items()}
     if not set(labels) & set(present):
         asked = ", ".join(repr(arm) for arm in labels) or "no arm"
         raise ValueError(f"Asked to draw {asked}: the table holds the arms {near_names(asked, present)}.")

@@ -68,3 +68,12 @@ def test_the_layout_sorts_steps_and_seeds_and_turns_what_is_not_finite_into_nan(
 def test_long_lists_of_names_are_cut_and_counted():
     assert near_names("x", [f"name {i}" for i in range(10)]).endswith("and 2 more")
     assert near_names("x", []) == "nothing"
+
+
+def test_a_label_is_no_formula():
+    from matplotlib.figure import Figure
+
+    labels = arm_labels(pd.DataFrame({"arm": ["$^$"]}), None)
+    figure = Figure()
+    figure.text(0.5, 0.5, labels["$^$"])
+    figure.draw_without_rendering()
