@@ -129,6 +129,8 @@ def test_a_table_by_anything_else_is_refused(model, x):
 
 def test_a_tensor_in_place_of_the_arguments_is_named():
     model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
-    with pytest.raises(TypeError, match=r"args is the tuple of positional arguments, such as \(x,\); got Tensor"):
-        with record_activations(model, torch.ones(3, 2)):
-            pass
+    with (
+        pytest.raises(TypeError, match=r"args is the tuple of positional arguments, such as \(x,\); got Tensor"),
+        record_activations(model, torch.ones(3, 2)),
+    ):
+        pass
