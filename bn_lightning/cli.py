@@ -176,12 +176,12 @@ def _run(study: "Study", *, seeds: int, jobs: int, engine: str, out: str, redo: 
 def _say_what_failed(run: "Run") -> int:
     for cell in run.failures:
         place = run.out / cell.arm / f"seed_{cell.seed}" / "cell.json"
-        print(f"failed: {cell.arm}, seed {cell.seed}: {cell.error} ({place})", file=sys.stderr)  # noqa: T201
+        print(f"failed: {cell.arm}, seed {cell.seed}: {cell.error} ({place})", file=sys.stderr)
     return SOME_FAILED if run.failures else DONE
 
 
 def _say(text: str) -> None:
-    print(text)  # noqa: T201 - a command's output
+    print(text) - a command's output
 
 
 def _quoted(path: Any) -> str:
@@ -208,14 +208,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             command, options = _parse(arguments)
             return COMMANDS[command](**options)
         except KeyboardInterrupt as error:
-            print(f"\n{error or 'Interrupted.'}", file=sys.stderr)  # noqa: T201
+            print(f"\n{error or 'Interrupted.'}", file=sys.stderr)
             return INTERRUPTED
         except SystemExit as error:  # how the parser ends, after its help or its message
             return error.code if isinstance(error.code, int) else BAD_USAGE
         except Exception as error:
             if not _is_bad_usage(error):
                 raise
-            print(f"bn-lightning: error: {error}", file=sys.stderr)  # noqa: T201
+            print(f"bn-lightning: error: {error}", file=sys.stderr)
             return BAD_USAGE
 
 
@@ -283,7 +283,7 @@ def _is_bad_usage(error: Exception) -> bool:
 @contextmanager
 def _one_line_warnings() -> Iterator[None]:
     def show(message: Warning | str, *_: Any, **__: Any) -> None:
-        print(f"bn-lightning: warning: {message}", file=sys.stderr)  # noqa: T201
+        print(f"bn-lightning: warning: {message}", file=sys.stderr)
 
     with warnings.catch_warnings():
         warnings.showwarning = show

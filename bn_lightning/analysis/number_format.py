@@ -96,11 +96,11 @@ def column_text(values: list[object], *, name: str = "") -> list[str]:
         >>> column_text([0.9512, 0.97, None]), column_text([1.5, 12345.6]), column_text([50, 1500.0])
         (['0.9512', '0.9700', '–'], ['1.500', '12,346'], ['50', '1,500'])
     """
-    numbers = [float(value) for value in values if _is_number(value) and math.isfinite(value)]  # type: ignore[arg-type]
+    numbers = [float(value) for value in values if _is_number(value) and math.isfinite(value)]  # type: ignore[arg-type] # a number, as _is_number says
     if _P_VALUE.search(name):
         return [_p_text(value) if _is_number(value) else _text(value) for value in values]
     decimals = _decimals_of_seconds(numbers) if "seconds" in name else _shared_decimals(numbers)
-    return [_number_text(float(value), decimals) if _is_number(value) else _text(value) for value in values]  # type: ignore[arg-type]
+    return [_number_text(float(value), decimals) if _is_number(value) else _text(value) for value in values]  # type: ignore[arg-type] # a number, as _is_number says
 
 
 def _decimals_of_seconds(numbers: list[float]) -> int:
@@ -134,7 +134,7 @@ def _number_text(value: float, decimals: int | None) -> str:
 
 
 def _p_text(value: object) -> str:
-    number = float(value)  # type: ignore[arg-type]
+    number = float(value)  # type: ignore[arg-type] # a number, as _is_number says
     if math.isnan(number):
         return MISSING
     return "< 0.0001" if number < 1e-4 else f"{number:.2g}"

@@ -99,10 +99,11 @@ def keep_plan_in_checkpoints(module: nn.Module, *, norm: NormFactory | None = No
         norm: The norm factory in use, if there is one; checkpoints cannot hold it.
     """
     attributes = vars(module)
+    lightning: Any = module
     if not isinstance(attributes.get("on_save_checkpoint"), _SavingHook):
-        attributes["on_save_checkpoint"] = _SavingHook(module, module.on_save_checkpoint)  # type: ignore[arg-type]
+        attributes["on_save_checkpoint"] = _SavingHook(module, lightning.on_save_checkpoint)
     if not isinstance(attributes.get("on_load_checkpoint"), _LoadingHook):
-        attributes["on_load_checkpoint"] = _LoadingHook(module, module.on_load_checkpoint, norm)  # type: ignore[arg-type]
+        attributes["on_load_checkpoint"] = _LoadingHook(module, lightning.on_load_checkpoint, norm)
 
 
 def forget_plan_in_checkpoints(module: nn.Module) -> None:
@@ -139,14 +140,15 @@ def load_from_checkpoint(
     Raises:
         PlanMismatchError: If the plan does not fit the class.
     """
+    lightning_class: Any = module_class
 
     def on_load_checkpoint(self: nn.Module, checkpoint: dict[str, Any]) -> None:
         match_plan(self, checkpoint, norm=norm)
-        module_class.on_load_checkpoint(self, checkpoint)  # type: ignore[attr-defined]
+        lightning_class.on_load_checkpoint(self, checkpoint)
 
     namespace = {"on_load_checkpoint": on_load_checkpoint, "__module__": module_class.__module__}
-    loading_class = type(module_class.__name__, (module_class,), namespace)
-    module: ModuleT = loading_class.load_from_checkpoint(path, **kwargs)  # type: ignore[attr-defined]
+    loading_class: Any = type(module_class.__name__, (module_class,), namespace)
+    module: ModuleT = loading_class.load_from_checkpoint(path, **kwargs)
     module.__class__ = module_class
     keep_plan_in_checkpoints(module, norm=norm)
     return module

@@ -10,5 +10,5 @@ def test_all_three_generators_are_seeded():
     drawn = []
     for _ in range(2):
         seed_all(5)
-        drawn.append((random.random(), np.random.rand(), torch.rand(()).item()))  # noqa: NPY002
+        drawn.append((random.random(), np.random.rand(), torch.rand(()).item()))  # noqa: NPY002 - the legacy generator is meant
     assert drawn[0] == drawn[1]

@@ -407,7 +407,7 @@ def test_bad_arguments():
 def test_norms_the_forward_does_not_reach():
     model = mlp()
     model.spare = nn.BatchNorm1d(2)
-    chain = lambda model, batch: model[:5](batch)  # noqa: E731
+    chain = lambda model, batch: model[:5](batch)  # noqa: E731 - one of several forwards in a line each
     with pytest.warns(StatisticsWarning, match="'5', 'spare' were skipped: not reached.*forward="):
         report = recalibrate_batch_norm(model, batches_for(model), forward=chain)
     assert [norm.layer for norm in report.skipped] == ["5", "spare"]

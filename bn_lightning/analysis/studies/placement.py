@@ -63,7 +63,7 @@ def _callbacks(placement: str, problem: Problem) -> list[Any]:
     if placement == "none":
         return [monitor]
     recalibration = BatchNormRecalibration(num_batches=RECALIBRATION_BATCHES)
-    return [BatchNormInsertion(placement=placement), recalibration, monitor]  # type: ignore[arg-type]
+    return [BatchNormInsertion(placement=placement), recalibration, monitor]  # type: ignore[arg-type] # an arm's name
 
 
 def _figures(problem: Problem) -> tuple[Figure, ...]:
