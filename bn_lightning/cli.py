@@ -181,7 +181,7 @@ def _say_what_failed(run: "Run") -> int:
 
 
 def _say(text: str) -> None:
-    print(text) - a command's output
+    print(text)
 
 
 def _quoted(path: Any) -> str:
