@@ -17,7 +17,8 @@ from bn_lightning.callbacks._compat import (
 from bn_lightning.callbacks._example import example_of, muted_logging
 from bn_lightning.callbacks._metrics import preserve_metrics
 from bn_lightning.errors import NoEffectWarning, UnknownNameError
-from bn_lightning.surgery.attach import apply_plan, plan_of
+from bn_lightning.surgery.attach import apply_plan
+from bn_lightning.surgery.carried import plan_of
 from bn_lightning.surgery.checkpoint import keep_plan_in_checkpoints
 from bn_lightning.surgery.plan import CUSTOM_NORM, NORMS, InsertionPlan
 from bn_lightning.surgery.planning import plan_insertion

@@ -3,15 +3,16 @@
 import fnmatch
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bn_lightning.errors import InsertionWarning, NoEffectWarning, NoSiteError, PlanMismatchError
+from bn_lightning.surgery.carried import PLAN_ATTRIBUTE, containers, own_plan, plan_of
 from bn_lightning.surgery.frames import Action, OwnerForward, suspend_in_children
+from bn_lightning.surgery.graph import CHILD_NAME
 from bn_lightning.surgery.hooks import (
     OWN_HOOKS,
     Normalize,
@@ -22,9 +23,7 @@ from bn_lightning.surgery.hooks import (
 from bn_lightning.surgery.norms import InsertedNorms, is_untouched, make_norm
 from bn_lightning.surgery.plan import CUSTOM_NORM, InsertionPlan, NormFactory, Placement, Site
 from bn_lightning.surgery.planning import plan_insertion
-from bn_lightning.surgery.trace import CHILD_NAME
 
-_PLAN_ATTRIBUTE = "_bn_lightning_plan"
 _STAND_IN_ATTRIBUTE = "_bn_lightning_forward"
 
 
@@ -64,7 +63,7 @@ def insert_batch_norm(
         >>> type(model[0].bn_lightning_norm[0]).__name__, model[0].bn_lightning_norm[0].num_features
         ('BatchNorm1d', 4)
     """
-    present = _own_plan(model)
+    present = own_plan(model)
     if present is not None:
         name = norm if isinstance(norm, str) else CUSTOM_NORM
         excluded = [pattern for pattern in exclude if fnmatch.filter([site.name for site in present.inserted], pattern)]
@@ -105,7 +104,7 @@ def apply_plan(model: nn.Module, plan: InsertionPlan, *, norm: NormFactory | Non
         '0.bn_lightning_norm.0.bias'
     """
     model = getattr(model, "_orig_mod", model)
-    present = _own_plan(model)
+    present = own_plan(model)
     if present is not None and present.structure == plan.structure:
         return present
     if present is not None:
@@ -120,7 +119,7 @@ def apply_plan(model: nn.Module, plan: InsertionPlan, *, norm: NormFactory | Non
         for site in plan.inserted:
             _attach(model, plan, site, norm or plan.norm)
         _wrap_owners(model, plan)
-        model.__dict__[_PLAN_ATTRIBUTE] = plan
+        model.__dict__[PLAN_ATTRIBUTE] = plan
     except BaseException:
         _detach(model)
         raise
@@ -152,7 +151,7 @@ def remove_batch_norm(model: nn.Module) -> InsertionPlan | None:
     if plan is None:
         warnings.warn(f"{type(model).__name__} carries no inserted norms, so none was removed.", NoEffectWarning, 2)
         return None
-    norms = [norm for _, container in _containers(model) for norm in container]
+    norms = [norm for _, container in containers(model) for norm in container]
     changed = not all(is_untouched(norm) for norm in norms)
     _detach(model)
     if changed:
@@ -163,52 +162,6 @@ def remove_batch_norm(model: nn.Module) -> InsertionPlan | None:
             stacklevel=2,
         )
     return plan
-
-
-def plan_of(model: nn.Module) -> InsertionPlan | None:
-    """The plan whose norms a model carries, also where they were inserted into its sub-modules one by one.
-
-    Args:
-        model: Any module.
-
-    Returns:
-        The plan, with paths from `model` on; None where there are no inserted norms.
-
-    Raises:
-        PlanMismatchError: If sub-modules carry norms of different kinds or placements.
-    """
-    plans = {path: vars(module)[_PLAN_ATTRIBUTE] for path, module in model.named_modules() if _has_plan(module)}
-    if "" in plans:
-        return plans[""]
-    if not plans:
-        return None
-    if len({(plan.placement, plan.norm) for plan in plans.values()}) > 1:
-        raise PlanMismatchError(
-            f"The sub-modules {', '.join(plans)} carry norms of different kinds or placements, which one plan cannot "
-            "describe. Take them out with remove_batch_norm and insert into the whole model."
-        )
-    moved = [plan.under(path) for path, plan in plans.items()]
-    return replace(moved[0], sites=tuple(site for plan in moved for site in plan.sites))
-
-
-def _has_plan(module: nn.Module) -> bool:
-    return _PLAN_ATTRIBUTE in vars(module)
-
-
-def _own_plan(model: nn.Module) -> InsertionPlan | None:
-    """The plan that was carried out on this very module.
-
-    Raises:
-        PlanMismatchError: If only a part of it carries norms, so that a further insertion would go unnoticed.
-    """
-    own: InsertionPlan | None = vars(model).get(_PLAN_ATTRIBUTE)
-    if own is None and any(True for _ in _containers(model)):
-        parts = [path for path, module in model.named_modules() if _has_plan(module)]
-        raise PlanMismatchError(
-            f"A part of {type(model).__name__} carries inserted norms already: {', '.join(parts) or 'a shared layer'}. "
-            "Take them out with remove_batch_norm(part) and insert into the whole model at once."
-        )
-    return own
 
 
 def _attach(model: nn.Module, plan: InsertionPlan, site: Site, norm: str | NormFactory) -> None:
@@ -266,7 +219,7 @@ def _wrap_owners(model: nn.Module, plan: InsertionPlan) -> None:
 
 
 def _detach(model: nn.Module) -> None:
-    for host, norms in _containers(model):
+    for host, norms in containers(model):
         if norms.froze_bias:
             host.get_parameter("bias").requires_grad_(True)
         host.__delattr__(CHILD_NAME)
@@ -279,14 +232,7 @@ def _detach(model: nn.Module) -> None:
         if stand_in is not None:
             stand_in.restore()
     for module in model.modules():
-        vars(module).pop(_PLAN_ATTRIBUTE, None)
-
-
-def _containers(model: nn.Module) -> Iterator[tuple[nn.Module, InsertedNorms]]:
-    for module in list(model.modules()):
-        norms = getattr(module, CHILD_NAME, None)
-        if isinstance(norms, InsertedNorms):
-            yield module, norms
+        vars(module).pop(PLAN_ATTRIBUTE, None)
 
 
 def _host_path(site: Site) -> str:

@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 from torch import nn
 
 from bn_lightning.errors import PlanMismatchError
-from bn_lightning.surgery.attach import apply_plan, plan_of
+from bn_lightning.surgery.attach import apply_plan
+from bn_lightning.surgery.carried import plan_of
 from bn_lightning.surgery.plan import InsertionPlan, NormFactory
 
 CHECKPOINT_KEY = "bn_lightning"

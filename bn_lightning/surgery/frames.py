@@ -18,8 +18,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from bn_lightning.errors import InsertionWarning
+from bn_lightning.surgery.graph import CHILD_NAME
 from bn_lightning.surgery.ops import NONLINEARITIES
-from bn_lightning.surgery.trace import CHILD_NAME
 
 
 class Action(Protocol):

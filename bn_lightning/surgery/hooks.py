@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from bn_lightning.surgery.frames import Action, calling_frame, resume, suspend
+from bn_lightning.surgery.graph import CHILD_NAME
 from bn_lightning.surgery.norms import InsertedNorms
-from bn_lightning.surgery.trace import CHILD_NAME
 
 
 def producer_hook(module: nn.Module, args: Any, output: Tensor) -> Tensor:

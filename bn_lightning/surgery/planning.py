@@ -7,9 +7,10 @@ from typing import Any, Literal
 from torch import nn
 
 from bn_lightning.errors import NoSiteError, UnknownNameError
+from bn_lightning.surgery.graph import Call, Node, Trace
 from bn_lightning.surgery.plan import CUSTOM_NORM, NORMS, InsertionPlan, NormFactory, Placement, Site
 from bn_lightning.surgery.policy import Policy
-from bn_lightning.surgery.trace import Call, Node, Trace, trace_calls
+from bn_lightning.surgery.trace import trace_calls
 
 
 def plan_insertion(

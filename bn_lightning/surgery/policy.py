@@ -4,7 +4,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 
 from bn_lightning.surgery import ops
-from bn_lightning.surgery.trace import Node, Trace
+from bn_lightning.surgery.graph import Node, Trace
 
 _TRANSPARENT = ("shape", "pass", "join")
 

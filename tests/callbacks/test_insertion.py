@@ -16,7 +16,8 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from bn_lightning.callbacks import BatchNormInsertion
 from bn_lightning.errors import BatchSizeError, NoEffectWarning, NoSiteError, PlanMismatchError, UnknownNameError
-from bn_lightning.surgery.attach import apply_plan, insert_batch_norm, plan_of, remove_batch_norm
+from bn_lightning.surgery.attach import apply_plan, insert_batch_norm, remove_batch_norm
+from bn_lightning.surgery.carried import plan_of
 from bn_lightning.surgery.checkpoint import load_from_checkpoint
 from bn_lightning.surgery.plan import InsertionPlan
 

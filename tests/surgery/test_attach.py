@@ -11,7 +11,8 @@ from oracles_models import HandWritten
 from torch import Tensor, nn
 
 from bn_lightning.errors import BatchSizeError, InsertionWarning, NoEffectWarning, NoSiteError, PlanMismatchError
-from bn_lightning.surgery.attach import apply_plan, insert_batch_norm, plan_of, remove_batch_norm
+from bn_lightning.surgery.attach import apply_plan, insert_batch_norm, remove_batch_norm
+from bn_lightning.surgery.carried import plan_of
 from bn_lightning.surgery.planning import plan_insertion
 
 PLACEMENTS = ("before", "after")

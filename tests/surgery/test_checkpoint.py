@@ -6,7 +6,8 @@ import torch
 from cases import FunctionalMLP, ResidualNet
 
 from bn_lightning.errors import PlanMismatchError
-from bn_lightning.surgery.attach import insert_batch_norm, plan_of
+from bn_lightning.surgery.attach import insert_batch_norm
+from bn_lightning.surgery.carried import plan_of
 from bn_lightning.surgery.checkpoint import (
     forget_plan_in_checkpoints,
     keep_plan_in_checkpoints,
