@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from torchmetrics.classification import MulticlassAccuracy
 
 from bn_lightning.callbacks import BatchNormInsertion
+from bn_lightning.callbacks._example import example_of
 from bn_lightning.errors import BatchSizeError, NoEffectWarning, NoSiteError, PlanMismatchError, UnknownNameError
 from bn_lightning.surgery.attach import apply_plan, insert_batch_norm, remove_batch_norm
 from bn_lightning.surgery.carried import plan_of
@@ -503,3 +504,8 @@ def test_a_backbone_that_was_normalised_by_hand_travels_in_checkpoints(tmp_path)
     fit.save_checkpoint(tmp_path / "end.ckpt")
     loaded = load_from_checkpoint(Lit, tmp_path / "end.ckpt")
     assert torch.equal(loaded.eval()(data()[:8][0]), model.eval()(data()[:8][0]))
+
+
+def test_an_example_without_any_training_data(tmp_path):
+    with pytest.raises(MisconfigurationException, match="no training data to take an example batch from"):
+        example_of(trainer(tmp_path), module())
