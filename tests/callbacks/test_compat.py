@@ -94,3 +94,40 @@ def test_none_of_the_two_says_what_to_install():
 def test_a_broken_installation_is_not_hidden():
     done = run(HIDE.format(hidden={"torchmetrics"}) + "\n    import bn_lightning.callbacks._compat\n")
     assert "No module named 'torchmetrics'" in done.stderr
+
+
+BLOCKED = """
+import sys
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {blocked!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name.split(".")[0])
+sys.meta_path.insert(0, Blocker())
+import bn_lightning.callbacks as callbacks
+print([base.__module__.split(".")[0] for base in callbacks.BatchNormInsertion.__mro__ if base.__name__ == "Callback"])
+"""
+
+
+def import_without(*blocked: str) -> subprocess.CompletedProcess:
+    code = BLOCKED.format(blocked=blocked)
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("blocked", "bases"),
+    [
+        (("pytorch_lightning",), "['lightning']"),
+        (("lightning",), "['pytorch_lightning']"),
+        ((), "['pytorch_lightning', 'lightning']"),
+    ],
+    ids=["lightning alone", "pytorch_lightning alone", "both"],
+)
+def test_the_base_is_that_of_every_installed_namespace(blocked, bases):
+    done = import_without(*blocked)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == bases
+
+
+def test_without_lightning_the_callbacks_say_what_to_install():
+    done = import_without("pytorch_lightning", "lightning")
+    assert "bn_lightning.callbacks needs Lightning: pip install pytorch-lightning, or lightning." in done.stderr
