@@ -67,10 +67,24 @@ def misconfiguration(trainer: "Trainer", message: str) -> Exception:
     return error
 
 
+def averages_weights(callback: object) -> bool:
+    """Whether a callback is one of Lightning's that keep averaged weights, under either name of the package.
+
+    Args:
+        callback: A callback.
+
+    Returns:
+        True for weight averaging (EMA too) and stochastic weight averaging, and for subclasses.
+    """
+    kinds = {kind.__name__ for kind in type(callback).__mro__}
+    return not kinds.isdisjoint({"WeightAveraging", "StochasticWeightAveraging"})
+
+
 __all__ = [
     "CallbackBase",
     "LightningModule",
     "Trainer",
+    "averages_weights",
     "misconfiguration",
     "namespace_of",
     "rank_zero_info",

@@ -9,6 +9,7 @@ from bn_lightning.callbacks._compat import (
     CallbackBase,
     LightningModule,
     Trainer,
+    averages_weights,
     misconfiguration,
     namespace_of,
     rank_zero_info,
@@ -16,12 +17,12 @@ from bn_lightning.callbacks._compat import (
 )
 from bn_lightning.callbacks._example import example_of, muted_logging
 from bn_lightning.callbacks._metrics import preserve_metrics
-from bn_lightning.errors import NoEffectWarning, UnknownNameError
+from bn_lightning.errors import NoEffectWarning
 from bn_lightning.surgery.attach import apply_plan
 from bn_lightning.surgery.carried import plan_of
 from bn_lightning.surgery.checkpoint import keep_plan_in_checkpoints
-from bn_lightning.surgery.plan import CUSTOM_NORM, NORMS, InsertionPlan
-from bn_lightning.surgery.planning import plan_insertion
+from bn_lightning.surgery.plan import CUSTOM_NORM, InsertionPlan
+from bn_lightning.surgery.planning import check_choices, plan_insertion
 
 
 class BatchNormInsertion(CallbackBase):
@@ -66,12 +67,7 @@ class BatchNormInsertion(CallbackBase):
         exclude: Sequence[str] = (),
     ) -> None:
         super().__init__()
-        if placement not in ("before", "after"):
-            raise UnknownNameError(f"placement is 'before' or 'after' the nonlinearity, not {placement!r}.")
-        if isinstance(norm, str) and norm not in NORMS:
-            raise UnknownNameError(
-                f"No norm is called {norm!r}; the names are {', '.join(NORMS)}, or give a factory channels -> module."
-            )
+        check_choices(placement, norm)
         self.placement = placement
         self.norm = norm
         self.exclude = tuple(exclude)
@@ -148,7 +144,7 @@ class BatchNormInsertion(CallbackBase):
         """Averaging callbacks copy the model when they are set up, so the norms must be there by then."""
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined] # set by a connector
         for other in callbacks[: callbacks.index(self)] if plan_of(pl_module) is None else ():
-            if {"WeightAveraging", "StochasticWeightAveraging"} & {kind.__name__ for kind in type(other).__mro__}:
+            if averages_weights(other):
                 raise misconfiguration(
                     trainer,
                     f"{type(other).__name__} copies the model before BatchNormInsertion can insert norms. Put "

@@ -12,6 +12,7 @@ from bn_lightning.callbacks._compat import (
     CallbackBase,
     LightningModule,
     Trainer,
+    averages_weights,
     misconfiguration,
     rank_zero_info,
     rank_zero_warn,
@@ -30,7 +31,6 @@ from bn_lightning.surgery.sandbox import preserve_modes
 Batches = Iterable[Any] | Callable[[], Iterable[Any]]
 
 SHARDED = {"FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy"}
-AVERAGING = {"WeightAveraging", "StochasticWeightAveraging"}
 
 
 class BatchNormRecalibration(CallbackBase):
@@ -151,8 +151,7 @@ class BatchNormRecalibration(CallbackBase):
                 "shards the weights. Use DDP, or recalibrate_batch_norm on the trained model.",
             )
         for other in callbacks:
-            averaging = AVERAGING.intersection(kind.__name__ for kind in type(other).__mro__)
-            if averaging:
+            if averages_weights(other):
                 raise misconfiguration(
                     trainer,
                     f"{type(other).__name__} swaps other weights in after BatchNormRecalibration has run, so the "

@@ -54,12 +54,7 @@ def plan_insertion(
         >>> plan_insertion(model, (torch.randn(4, 3, 8, 8),)).inserted[0].channels
         8
     """
-    if placement not in ("before", "after"):
-        raise UnknownNameError(f"placement is 'before' or 'after' the nonlinearity, not {placement!r}.")
-    if isinstance(norm, str) and norm not in NORMS:
-        raise UnknownNameError(
-            f"No norm is called {norm!r}; the names are {', '.join(NORMS)}, or give a factory channels -> nn.Module."
-        )
+    check_choices(placement, norm)
     if not isinstance(args, tuple):
         raise TypeError(f"args is the tuple of positional arguments, such as (x,); got {type(args).__name__}.")
     model = getattr(model, "_orig_mod", model)
@@ -81,6 +76,24 @@ def plan_insertion(
     for pattern in exclude:
         plan = plan.override(pattern, "skip")
     return plan
+
+
+def check_choices(placement: str, norm: str | NormFactory) -> None:
+    """Refuse a placement or a norm that does not exist.
+
+    Args:
+        placement: "before" or "after".
+        norm: Name of a norm, or a factory.
+
+    Raises:
+        UnknownNameError: If there is no such placement, or no norm of that name.
+    """
+    if placement not in ("before", "after"):
+        raise UnknownNameError(f"placement is 'before' or 'after' the nonlinearity, not {placement!r}.")
+    if isinstance(norm, str) and norm not in NORMS:
+        raise UnknownNameError(
+            f"No norm is called {norm!r}; the names are {', '.join(NORMS)}, or give a factory channels -> nn.Module."
+        )
 
 
 def _sites(trace: Trace, placement: Placement) -> tuple[Site, ...]:

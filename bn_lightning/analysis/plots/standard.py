@@ -46,28 +46,30 @@ def standard_figures(study: Study) -> tuple[Figure, ...]:
     return tuple(figures)
 
 
-def _labels(study: Study) -> dict[str, str]:
+def labels_of(study: Study) -> dict[str, str]:
+    """The labels of a study's arms by name, in their order."""
     return {arm.name: arm.label for arm in study.arms}
 
 
 def _metric(results: pd.DataFrame, cells: pd.DataFrame, study: Study) -> MatplotlibFigure:
     problem = study.problem
-    return _figure(plot_curves(results, problem.monitor, target=problem.target, arms=_labels(study)))
+    return figure_of(plot_curves(results, problem.monitor, target=problem.target, arms=labels_of(study)))
 
 
 def _steps_to_target(results: pd.DataFrame, cells: pd.DataFrame, study: Study) -> MatplotlibFigure:
     words = f"optimizer steps to {study.problem.monitor.replace('_', ' ')} {study.problem.target:g}"
-    return _figure(plot_steps_to_target(times_to_target(results, study), arms=_labels(study), xlabel=words))
+    return figure_of(plot_steps_to_target(times_to_target(results, study), arms=labels_of(study), xlabel=words))
 
 
 def _differences(results: pd.DataFrame, cells: pd.DataFrame, study: Study) -> MatplotlibFigure:
     metric = study.problem.monitor
     words = f"{metric.replace('_', ' ')}: difference to {study.arm(study.reference).label}"
     comparisons = compare(results, cells, study)
-    return _figure(plot_differences(comparisons, quantity=metric, arms=_labels(study), xlabel=words))
+    return figure_of(plot_differences(comparisons, quantity=metric, arms=labels_of(study), xlabel=words))
 
 
-def _figure(ax: Axes) -> MatplotlibFigure:
+def figure_of(ax: Axes) -> MatplotlibFigure:
+    """The figure that axes were drawn on."""
     figure = ax.get_figure(root=True)
     assert figure is not None  # noqa: S101 - the plots above always draw on a figure of their own
     return figure

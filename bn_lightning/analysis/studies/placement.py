@@ -12,6 +12,7 @@ from bn_lightning.analysis.plots import (
     plot_percentile_bands,
     plot_steps_to_target,
 )
+from bn_lightning.analysis.plots.standard import figure_of, labels_of
 from bn_lightning.analysis.study import Arm, Figure, Problem, Study
 from bn_lightning.analysis.summary import compare
 from bn_lightning.analysis.targets import times_to_target
@@ -96,38 +97,29 @@ def _figures(problem: Problem) -> tuple[Figure, ...]:
     return curve, percentiles, times, differences
 
 
-def _labels(study: Study) -> dict[str, str]:
-    return {arm.name: arm.label for arm in study.arms}
-
-
 def _draw_metric(results: pd.DataFrame, cells: pd.DataFrame, study: Study) -> MatplotlibFigure:
     problem = study.problem
-    return _figure(plot_curves(results, problem.monitor, target=problem.target, arms=_labels(study), log_x=True))
+    return figure_of(plot_curves(results, problem.monitor, target=problem.target, arms=labels_of(study), log_x=True))
 
 
 def _draw_percentiles(results: pd.DataFrame, cells: pd.DataFrame, study: Study) -> MatplotlibFigure:
     followed = results[results["quantity"].str.contains(r"_unit\d+_p", regex=True)]
     layer = study.problem.layer_of_interest or (followed["layer"].iloc[0] if len(followed) else "last")
-    return _figure(plot_percentile_bands(results, layer=layer, unit="followed", arms=_labels(study))[0])
+    return figure_of(plot_percentile_bands(results, layer=layer, unit="followed", arms=labels_of(study))[0])
 
 
 def _draw_times(results: pd.DataFrame, cells: pd.DataFrame, study: Study) -> MatplotlibFigure:
-    return _figure(plot_steps_to_target(times_to_target(results, study), arms=_labels(study)))
+    return figure_of(plot_steps_to_target(times_to_target(results, study), arms=labels_of(study)))
 
 
 def _draw_differences(results: pd.DataFrame, cells: pd.DataFrame, study: Study) -> MatplotlibFigure:
     rows = compare(results, cells, study)
     metric = rows[rows["quantity"] == study.problem.monitor]
-    return _figure(
+    return figure_of(
         plot_differences(
             metric,
             reference=study.reference,
-            arms=_labels(study),
+            arms=labels_of(study),
             xlabel=f"difference in {study.problem.monitor.replace('_', ' ')} to {study.arm(study.reference).label}",
         )
     )
-
-
-def _figure(axes: Any) -> MatplotlibFigure:
-    figure: MatplotlibFigure = axes.figure
-    return figure
