@@ -6,8 +6,9 @@ are in `bn_lightning.callbacks`, the comparisons in `bn_lightning.analysis`.
 
 from bn_lightning._version import __version__
 from bn_lightning.probes.recording import record_activations
-from bn_lightning.surgery.attach import apply_plan, insert_batch_norm, remove_batch_norm
+from bn_lightning.surgery.attach import apply_plan, remove_batch_norm
 from bn_lightning.surgery.checkpoint import load_from_checkpoint
+from bn_lightning.surgery.insert import insert_batch_norm
 from bn_lightning.surgery.plan import InsertionPlan, Site
 from bn_lightning.surgery.planning import plan_insertion
 from bn_lightning.surgery.recalibrate import recalibrate_batch_norm

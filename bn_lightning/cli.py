@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from json import dumps
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:  # jsonargparse follows these when it builds the command that was asked for, and only then
@@ -114,6 +115,12 @@ def plan(
     data: "DataFactory | None" = None,
     placement: str = "before",
     norm: str = "batch",
+    norm_options: dict[str, Any] | None = None,
+    site: str = "nonlinearity",
+    include: list[str] | None = None,
+    exclude: list[str] | None = None,
+    inputs: bool = False,
+    json: bool = False,
 ) -> int:
     """Show where batch norm would be inserted into a model, and why not elsewhere; trains nothing.
 
@@ -121,7 +128,13 @@ def plan(
         model: Import path of a LightningModule; its arguments follow as --model.lr=0.1.
         data: Import path of a LightningDataModule, to trace a module without example_input_array on a batch.
         placement: "before" or "after" the nonlinearity.
-        norm: Name of the norm.
+        norm: Name of the norm: batch, layer, group, instance or rms.
+        norm_options: Arguments of the norm, as --norm_options.momentum=0.01.
+        site: "nonlinearity", or "affine" for the layers that feed it through residual adds.
+        include: Patterns of site names that alone get norms.
+        exclude: Patterns of site names to leave as they are.
+        inputs: Put norms in front of the layers that read the raw inputs too.
+        json: Print the plan as JSON, which `InsertionPlan.from_dict` reads, in place of the table.
 
     Returns:
         Exit status.
@@ -129,8 +142,21 @@ def plan(
     from bn_lightning.analysis.console import show
     from bn_lightning.analysis.planning import plan_of_module
 
-    found = plan_of_module(model(), None if data is None else data(), placement=placement, norm=norm)
-    show(found.table())
+    found = plan_of_module(
+        model(),
+        None if data is None else data(),
+        placement=placement,
+        norm=norm,
+        norm_options=norm_options,
+        site=site,
+        include=include,
+        exclude=exclude or (),
+        inputs=inputs,
+    )
+    if json:
+        _say(dumps(found.to_dict(), indent=2))
+    else:
+        show(found.table())
     return DONE
 
 

@@ -17,6 +17,14 @@ class BatchSizeError(ValueError):
     """A batch has too few values per channel for a variance."""
 
 
+class NormOptionError(ValueError):
+    """A norm cannot have these arguments, or has nothing to reduce where it is to go."""
+
+
+class CheckpointedCallError(RuntimeError):
+    """Gradient checkpointing would compute a call again where its inserted norm cannot be met."""
+
+
 class NonFiniteError(ValueError):
     """Statistics came out as NaN or infinite, so the model's own were left as they were."""
 

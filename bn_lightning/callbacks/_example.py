@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -47,17 +48,57 @@ def example_of(trainer: "Trainer", module: "LightningModule") -> Example:
     Raises:
         MisconfigurationException: If there is neither an example nor training data to take one from.
     """
-    array = module.example_input_array
+    return examples_of(trainer, module)[0]
+
+
+def entry_of(module: "LightningModule", entry: str | None = None, *, num_examples: int = 1) -> str:
+    """What is run to see a module at work.
+
+    Args:
+        module: The LightningModule.
+        entry: "forward" or "training_step"; None where the user did not say.
+        num_examples: How many training batches the user wants to run.
+
+    Returns:
+        The given entry, else "forward" for one `example_input_array`, else "training_step".
+    """
+    if entry is not None:
+        return entry
+    return "forward" if module.example_input_array is not None and num_examples == 1 else "training_step"
+
+
+def examples_of(
+    trainer: "Trainer", module: "LightningModule", *, entry: str | None = None, num_examples: int = 1
+) -> list[Example]:
+    """Find examples for `module`: its `example_input_array`, or the first training batches.
+
+    Args:
+        trainer: The Trainer whose fit is being set up or runs.
+        module: Its LightningModule.
+        entry: "forward" on `example_input_array`, or "training_step" on batches; by default the first
+            where there is such an array and a single example is asked for.
+        num_examples: How many training batches to take; fewer where an epoch has fewer.
+
+    Returns:
+        The examples, at least one.
+
+    Raises:
+        MisconfigurationException: If there is neither an example nor training data to take one from.
+    """
     device = device_of(module)
-    if array is not None:
-        moved = pytree.tree_map_only(torch.Tensor, lambda tensor: tensor.to(device), array)
+    if entry_of(module, entry, num_examples=num_examples) == "forward":
+        array = module.example_input_array
+        if array is None:
+            raise misconfiguration(
+                trainer, f"{type(module).__name__}.forward was to be run, and there is nothing to run it on. {_REMEDY}"
+            )
+        # Copies, because a tensor that the module holds counts as a constant of it, not as an input.
+        moved = pytree.tree_map_only(torch.Tensor, lambda tensor: tensor.to(device, copy=True), array)
         if isinstance(moved, dict):
-            return Example("forward", (), moved)
-        return Example("forward", moved if isinstance(moved, tuple) else (moved,), {})
-    with preserve_random_state():
-        batch = _first_training_batch(trainer)
-    batch = to_training_device(trainer, module, batch, device=device)
-    return Example("training_step", (batch, 0), {})
+            return [Example("forward", (), moved)]
+        return [Example("forward", moved if isinstance(moved, tuple) else (moved,), {})]
+    batches = first_training_batches(trainer, module, num_examples)
+    return [Example("training_step", (batch, index), {}) for index, batch in enumerate(batches)]
 
 
 @contextmanager
@@ -86,15 +127,31 @@ def _ignore(*args: Any, **kwargs: Any) -> None:
     pass
 
 
-def _first_training_batch(trainer: "Trainer") -> Any:
+def first_training_batches(trainer: "Trainer", module: "LightningModule", count: int) -> list[Any]:
+    """The first batches of the training data as `training_step` receives them, on the module's device.
+
+    Args:
+        trainer: The Trainer whose fit is being set up or runs.
+        module: Its LightningModule.
+        count: How many; fewer come where an epoch has fewer.
+
+    Returns:
+        The batches, at least one.
+
+    Raises:
+        MisconfigurationException: If there are no training data, or none that can be read a second time.
+    """
     # A loader passed to `fit` is reachable nowhere else before training starts.
     source = trainer.fit_loop._data_source
     if source.instance is None or not source.is_defined():
         raise misconfiguration(trainer, f"There is no training data to take an example batch from. {_REMEDY}")
-    loaders = source.dataloader()
-    mode = "max_size_cycle"
-    if isinstance(loaders, namespace_of(trainer).utilities.combined_loader.CombinedLoader):
-        loaders, mode = loaders.iterables, loaders._mode
-    for batch, _, _ in loader_of_our_own(trainer, loaders, mode, remedy=_REMEDY):
-        return batch
-    raise misconfiguration(trainer, f"The training data hold no batch to trace with. {_REMEDY}")
+    with preserve_random_state():
+        loaders = source.dataloader()
+        mode = "max_size_cycle"
+        if isinstance(loaders, namespace_of(trainer).utilities.combined_loader.CombinedLoader):
+            loaders, mode = loaders.iterables, loaders._mode
+        loader = loader_of_our_own(trainer, loaders, mode, remedy=_REMEDY)
+        batches = [batch for batch, _, _ in islice(loader, count)]
+    if not batches:
+        raise misconfiguration(trainer, f"The training data hold no batch to trace with. {_REMEDY}")
+    return [to_training_device(trainer, module, batch, device=device_of(module)) for batch in batches]

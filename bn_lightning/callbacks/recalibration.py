@@ -1,36 +1,38 @@
 """Population statistics in the validation metric and in the checkpoints of a training run."""
 
-import inspect
 from collections.abc import Callable, Iterable
-from itertools import count
-from typing import Any, get_args
+from typing import Any
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from bn_lightning.callbacks._averaging import averaged_weights, stochastic_averaging_of, weight_averaging_of
 from bn_lightning.callbacks._compat import (
     CallbackBase,
     LightningModule,
     Trainer,
-    averages_weights,
     misconfiguration,
     rank_zero_info,
     rank_zero_warn,
 )
 from bn_lightning.callbacks._example import muted_logging
-from bn_lightning.callbacks._loader import to_training_device, training_batches
+from bn_lightning.callbacks._loader import training_batches
 from bn_lightning.callbacks._mark import mark_checkpoints, unmark_checkpoints
 from bn_lightning.callbacks._metrics import preserve_metrics
-from bn_lightning.errors import NoEffectWarning, NonFiniteError, NoNormError, StatisticsWarning, UnknownNameError
+from bn_lightning.callbacks._training_forward import as_in_training, refuse_unusable_step
+from bn_lightning.errors import NoEffectWarning, NonFiniteError, NoNormError, StatisticsWarning
+from bn_lightning.surgery.estimators import Estimator, check_estimator, check_regroup
 from bn_lightning.surgery.forward import Forward
-from bn_lightning.surgery.recalibrate import Estimator, recalibrate_batch_norm
+from bn_lightning.surgery.recalibrate import recalibrate_batch_norm
 from bn_lightning.surgery.recalibration_report import RecalibrationReport
+from bn_lightning.surgery.recent_batches import RecentBatchStatistics
 from bn_lightning.surgery.running_statistics import Statistics, holds_statistics, statistics_of, write_statistics
 from bn_lightning.surgery.sandbox import preserve_modes
 
 Batches = Iterable[Any] | Callable[[], Iterable[Any]]
 
 SHARDED = {"FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy"}
+LAST_BATCHES = 20
 
 
 class BatchNormRecalibration(CallbackBase):
@@ -56,13 +58,21 @@ class BatchNormRecalibration(CallbackBase):
     population statistics in the weights, the running average travels in this callback's state, so a resumed run
     goes on from it.
 
+    With Lightning's ``WeightAveraging`` (EMA too), in any order, the averaged weights are the ones that are
+    recalibrated: before each validation of them, at the end of an epoch without validation, and at the end. Their
+    checkpoints carry the statistics, and the running average of the weights of training is never touched. With
+    ``StochasticWeightAveraging``, which has to come first, validations are of the weights of training until its last
+    epoch, and the average that it leaves in the module is recalibrated at the end.
+
     A `NonFiniteError` (a run that has diverged) is a warning here, and the running statistics stay.
 
     Source: Ioffe & Szegedy (2015), Algorithm 2.
 
     Args:
-        estimator: ``"pooled"`` or ``"paper"``, see `recalibrate_batch_norm`.
-        num_batches: Training batches of each rank to use; a whole epoch when None.
+        estimator: See `recalibrate_batch_norm`. ``"last_batches"`` reads the norms' inputs during training, and runs
+            nothing of its own: no `forward`, no `batches`.
+        num_batches: Training batches of each rank to use; when None a whole epoch, or the last 20 of training.
+        regroup: Merge small batches up to so many samples before they run, see `recalibrate_batch_norm`.
         forward: ``forward(module, batch)`` runs the module instead of its ``training_step``; needed with manual
             optimization. The batch has been moved to the device.
         batches: Batches, or a function that returns them, to use instead of the training data.
@@ -73,10 +83,11 @@ class BatchNormRecalibration(CallbackBase):
 
     Raises:
         UnknownNameError: If there is no such estimator.
-        ValueError: If a number is not positive.
+        ValueError: If a number is not positive, or an option goes with another estimator.
         TypeError: If `batches` is an iterator, which could be used only once.
-        MisconfigurationException: In setup, if it cannot work with this Trainer: sharded strategies,
-            weight averaging; at the start of fit, manual optimization without `forward`.
+        MisconfigurationException: In setup, if it cannot work with this Trainer: sharded strategies, averaged weights
+            with ``"last_batches"``, StochasticWeightAveraging behind it; at the start of fit, manual optimization
+            without `forward`.
 
     Example:
         >>> from pytorch_lightning import Trainer
@@ -88,14 +99,18 @@ class BatchNormRecalibration(CallbackBase):
         *,
         estimator: Estimator = "pooled",
         num_batches: int | None = None,
+        regroup: int | None = None,
         forward: Forward | None = None,
         batches: Batches | None = None,
         every_n_validations: int = 1,
     ) -> None:
         super().__init__()
-        if estimator not in get_args(Estimator):
-            raise UnknownNameError(
-                f"There is no estimator {estimator!r}; choose one of {', '.join(get_args(Estimator))}."
+        check_estimator(estimator)
+        check_regroup(estimator, regroup)
+        if estimator == "last_batches" and (forward is not None or batches is not None):
+            raise ValueError(
+                'estimator="last_batches" takes the statistics of training as it goes by, so forward= and batches= '
+                "would never be used. Leave them out, or choose another estimator."
             )
         for name, number in (("num_batches", num_batches), ("every_n_validations", every_n_validations)):
             if number is not None and number < 1:
@@ -107,6 +122,7 @@ class BatchNormRecalibration(CallbackBase):
             )
         self.estimator: Estimator = estimator
         self.num_batches = num_batches
+        self.regroup = regroup
         self.forward = forward
         self.batches = batches
         self.every_n_validations = every_n_validations
@@ -116,6 +132,9 @@ class BatchNormRecalibration(CallbackBase):
         # The running average while population statistics are in its place, and what took its place.
         self._running: Statistics = {}
         self._population: Statistics = {}
+        # Whether the module itself holds them, and not only the average that is kept beside it.
+        self._in_module = True
+        self._recent: RecentBatchStatistics | None = None
         self._norms: list[_BatchNorm] = []
         self._training: list[bool] | None = None
 
@@ -142,7 +161,6 @@ class BatchNormRecalibration(CallbackBase):
         self._forget_what_others_changed(pl_module)
         if stage != "fit":
             return
-        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined] # set by a connector
         strategies = SHARDED.intersection(kind.__name__ for kind in type(trainer.strategy).__mro__)
         if strategies:
             raise misconfiguration(
@@ -150,25 +168,26 @@ class BatchNormRecalibration(CallbackBase):
                 f"BatchNormRecalibration runs the module on its own, which {strategies.pop()} does not allow, as it "
                 "shards the weights. Use DDP, or recalibrate_batch_norm on the trained model.",
             )
-        for other in callbacks:
-            if averages_weights(other):
-                raise misconfiguration(
-                    trainer,
-                    f"{type(other).__name__} swaps other weights in after BatchNormRecalibration has run, so the "
-                    "statistics would belong to the wrong weights. Take BatchNormRecalibration out and call "
-                    "recalibrate_batch_norm(model, batches) on the averaged model after fit.",
-                )
+        stochastic = stochastic_averaging_of(trainer)
+        if self.estimator == "last_batches" and (weight_averaging_of(trainer) or stochastic):
+            raise misconfiguration(
+                trainer,
+                'BatchNormRecalibration(estimator="last_batches") keeps statistics of the weights of training, and the '
+                'weights here are averaged. Choose another estimator, such as "pooled".',
+            )
+        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined] # set by a connector
+        if stochastic is not None and callbacks.index(self) < callbacks.index(stochastic):
+            raise misconfiguration(
+                trainer,
+                "StochasticWeightAveraging can put its average into the module after BatchNormRecalibration has run "
+                "for the last time, so the statistics would belong to other weights. Put BatchNormRecalibration behind "
+                "it: callbacks=[StochasticWeightAveraging(...), BatchNormRecalibration()].",
+            )
 
     def on_fit_start(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
         """Look for norms and begin to mark checkpoints."""
-        if self.forward is None:
-            reason = _why_not_training_step(pl_module)
-            if reason:
-                raise misconfiguration(
-                    trainer,
-                    f"BatchNormRecalibration cannot run training_step, because {reason}. Say how to run the module: "
-                    "BatchNormRecalibration(forward=lambda module, batch: module(batch[0])).",
-                )
+        if self.forward is None and self.estimator != "last_batches":
+            refuse_unusable_step(trainer, pl_module)
         if not any(isinstance(module, _BatchNorm) for module in pl_module.modules()):
             rank_zero_warn(
                 f"{type(pl_module).__name__} has no batch norm, so BatchNormRecalibration does nothing. Put "
@@ -181,6 +200,12 @@ class BatchNormRecalibration(CallbackBase):
         """Look which norms there are; a resumed run may begin in the middle of an epoch."""
         if self._population:  # else a checkpoint has just brought the running average
             self._forget_what_others_changed(pl_module)
+            if self._running and weight_averaging_of(trainer) is not None:
+                # A second fit starts its average from a copy of the module: both get the running average.
+                write_statistics(pl_module, self._running)
+        if self.estimator == "last_batches":
+            self._recent = RecentBatchStatistics(pl_module, num_batches=self.num_batches or LAST_BATCHES)
+            self._recent.__enter__()
         self.on_train_epoch_start(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
@@ -191,8 +216,13 @@ class BatchNormRecalibration(CallbackBase):
         self, trainer: "Trainer", pl_module: "LightningModule", batch: Any, batch_idx: int
     ) -> None:
         """Put the running average back, if population statistics are in its place."""
+        if self._recent is not None:
+            self._recent.forget_batch()
         if self._running:
-            write_statistics(pl_module, self._running)
+            with averaged_weights(trainer, pl_module, weight_averaging_of(trainer)):
+                # StochasticWeightAveraging resets the norms before its last epoch.
+                if not self._population or holds_statistics(pl_module, self._population):
+                    write_statistics(pl_module, self._running)
             self._running, self._population = {}, {}
 
     def on_train_batch_end(
@@ -200,6 +230,8 @@ class BatchNormRecalibration(CallbackBase):
     ) -> None:
         """Remember which norms train: validation puts all of them in evaluation mode before it asks us."""
         self._training = [norm.training for norm in self._norms]
+        if self._recent is not None:
+            self._recent.end_batch()
 
     def on_validation_start(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
         """Recalibrate, so that this validation sees population statistics."""
@@ -213,7 +245,12 @@ class BatchNormRecalibration(CallbackBase):
 
     def on_train_end(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
         """Leave the model with population statistics, also when the weights moved since the last ones."""
-        self._recalibrate(trainer, pl_module)
+        # That average comes into the module in this very hook, or did so after the last validation.
+        self._recalibrate(trainer, pl_module, again=stochastic_averaging_of(trainer) is not None)
+        if self._running and weight_averaging_of(trainer) is not None:
+            # The average is copied into the module in this hook too, before or after this.
+            write_statistics(pl_module, self._population)
+            self._in_module = True
 
     def on_save_checkpoint(self, trainer: "Trainer", pl_module: "LightningModule", checkpoint: dict[str, Any]) -> None:
         """Say in the checkpoint which statistics it carries."""
@@ -234,6 +271,9 @@ class BatchNormRecalibration(CallbackBase):
 
     def _release(self, module: nn.Module) -> None:
         unmark_checkpoints(module, owner=self)
+        if self._recent is not None:
+            self._recent.__exit__(None, None, None)
+            self._recent = None
         self._norms, self._training = [], None
 
     def _count_and_recalibrate(self, trainer: "Trainer", module: "LightningModule") -> None:
@@ -241,78 +281,58 @@ class BatchNormRecalibration(CallbackBase):
         if self._validations % self.every_n_validations == 0:
             self._recalibrate(trainer, module)
 
-    def _recalibrate(self, trainer: "Trainer", module: "LightningModule") -> None:
+    def _recalibrate(self, trainer: "Trainer", module: "LightningModule", *, again: bool = False) -> None:
         # With a running average set aside no batch has been trained on since the last time.
-        if self._running or not self._norms or self._training is None:
+        if (self._running and not again) or not self._norms or self._training is None:
             return
-        running, stage = statistics_of(module), trainer.state.stage
-        try:
-            # Transfer hooks and steps that augment in training ask the Trainer whether it trains.
-            trainer.training = True
-            with preserve_modes(module), preserve_metrics(module), muted_logging(module):
-                # The modes of training tell which norms are frozen.
-                module.training = True
-                for norm, training in zip(self._norms, self._training, strict=True):
-                    norm.training = training
-                self.last_report = recalibrate_batch_norm(
-                    module,
-                    self._batches(trainer),
-                    estimator=self.estimator,
-                    forward=self._as_in_training(trainer),
-                    num_batches=self.num_batches,
-                )
-        except NoNormError as error:
-            rank_zero_warn(f"BatchNormRecalibration does nothing. {error}", category=NoEffectWarning)
-            return
-        except NonFiniteError as error:
-            rank_zero_warn(f"{error} The running statistics are used instead.", category=StatisticsWarning)
-            return
-        finally:
-            trainer.state.stage = stage
-        self._running, self._population, self._step = running, statistics_of(module), trainer.global_step
+        averaging = weight_averaging_of(trainer)
+        with averaged_weights(trainer, module, averaging):
+            running, stage = self._running or statistics_of(module), trainer.state.stage
+            try:
+                # Transfer hooks and steps that augment in training ask the Trainer whether it trains.
+                trainer.training = True
+                with preserve_modes(module), preserve_metrics(module), muted_logging(module):
+                    # The modes of training tell which norms are frozen.
+                    module.training = True
+                    for norm, training in zip(self._norms, self._training, strict=True):
+                        norm.training = training
+                    self.last_report = self._estimate(trainer, module)
+            except NoNormError as error:
+                rank_zero_warn(f"BatchNormRecalibration does nothing. {error}", category=NoEffectWarning)
+                return
+            except NonFiniteError as error:
+                rank_zero_warn(f"{error} The running statistics are used instead.", category=StatisticsWarning)
+                return
+            finally:
+                trainer.state.stage = stage
+            self._running, self._population, self._step = running, statistics_of(module), trainer.global_step
+        self._in_module = averaging is None
         rank_zero_info(f"BatchNormRecalibration at step {self._step}: {self.last_report}.")
+
+    def _estimate(self, trainer: "Trainer", module: "LightningModule") -> RecalibrationReport:
+        if self._recent is not None:
+            return self._recent.write()
+        return recalibrate_batch_norm(
+            module,
+            self._batches(trainer),
+            estimator=self.estimator,
+            forward=as_in_training(trainer, self.forward),
+            num_batches=self.num_batches,
+            regroup=self.regroup,
+            # The running average lags in every training; the report says how far.
+            warn_drift=None,
+        )
 
     def _batches(self, trainer: "Trainer") -> Iterable[Any]:
         if self.batches is None:
             return training_batches(trainer, num_batches=self.num_batches)
         return self.batches() if callable(self.batches) else self.batches
 
-    def _as_in_training(self, trainer: "Trainer") -> Forward:
-        indices = count()
-
-        def forward(module: Any, batch: Any) -> Any:
-            batch = to_training_device(trainer, module, batch)
-            with trainer.precision_plugin.train_step_context():
-                if self.forward is not None:
-                    return self.forward(module, batch)
-                arguments = (batch, next(indices)) if _takes_batch_idx(module) else (batch,)
-                try:
-                    return module.training_step(*arguments)
-                except RuntimeError as error:
-                    error.add_note(
-                        "This came up while BatchNormRecalibration ran training_step without gradients; "
-                        "BatchNormRecalibration(forward=...) runs the module another way."
-                    )
-                    raise
-
-        return forward
-
     def _mark(self, checkpoint: dict[str, Any]) -> None:
+        # With save_weights_only no callback is asked, so the weights are those of training, not their average.
+        carried = bool(self._running) and (self._in_module or "callbacks" in checkpoint)
         checkpoint["bn_lightning_statistics"] = {
-            "kind": "population" if self._running else "running",
+            "kind": "population" if carried else "running",
             "estimator": self.estimator,
-            "global_step": self._step if self._running else checkpoint["global_step"],
+            "global_step": self._step if carried else checkpoint["global_step"],
         }
-
-
-def _why_not_training_step(module: "LightningModule") -> str:
-    if not module.automatic_optimization:
-        return "with manual optimization it steps the optimizer"
-    if "dataloader_iter" in inspect.signature(module.training_step).parameters:
-        return "it takes a dataloader_iter instead of a batch"
-    return ""
-
-
-def _takes_batch_idx(module: "LightningModule") -> bool:
-    parameters = inspect.signature(module.training_step).parameters.values()
-    return len(parameters) > 1 or any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters)

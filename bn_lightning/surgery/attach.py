@@ -1,86 +1,45 @@
 """Carry an insertion plan out on a model, and take it back."""
 
-import fnmatch
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
-from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import Tensor, nn
 
-from bn_lightning.errors import InsertionWarning, NoEffectWarning, NoSiteError, PlanMismatchError
-from bn_lightning.surgery.carried import PLAN_ATTRIBUTE, containers, own_plan, plan_of
-from bn_lightning.surgery.frames import Action, OwnerForward, suspend_in_children
+from bn_lightning.errors import InsertionWarning, NoEffectWarning, NoSiteError
+from bn_lightning.surgery.carried import PLAN_ATTRIBUTE, containers, other_plan, own_plan, plan_of
+from bn_lightning.surgery.expected_calls import ExpectedCalls
+from bn_lightning.surgery.frames import Action, suspend_in_children
 from bn_lightning.surgery.graph import CHILD_NAME
 from bn_lightning.surgery.hooks import (
     OWN_HOOKS,
     Normalize,
     activation_hook,
     activation_output_hook,
+    input_hook,
     producer_hook,
 )
-from bn_lightning.surgery.norms import InsertedNorms, is_untouched, make_norm
-from bn_lightning.surgery.plan import CUSTOM_NORM, InsertionPlan, NormFactory, Placement, Site
-from bn_lightning.surgery.planning import plan_insertion
-
-_STAND_IN_ATTRIBUTE = "_bn_lightning_forward"
-
-
-def insert_batch_norm(
-    model: nn.Module,
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any] | None = None,
-    *,
-    placement: Placement = "before",
-    norm: str | NormFactory = "batch",
-    exclude: Iterable[str] = (),
-) -> InsertionPlan:
-    """Put a batch norm at every nonlinearity of a model where one belongs.
-
-    `plan_insertion` and `apply_plan` in one; see there for sources and rules. A model that already
-    carries the norms of an equal plan is left as it is.
-
-    Args:
-        model: Any module that runs on the example; it is changed in place.
-        args: Positional arguments of one call, a tuple; a batch of two samples or more.
-        kwargs: Keyword arguments of the call.
-        placement: "before" or "after" the nonlinearity.
-        norm: "batch", or a factory that makes a norm for a number of channels.
-        exclude: fnmatch patterns of sites to leave as they are.
-
-    Returns:
-        The plan that was carried out.
-
-    Raises:
-        NoSiteError: If there is no nonlinearity, or every one is skipped.
-        PlanMismatchError: If the model carries norms of another plan.
-
-    Example:
-        >>> import torch
-        >>> model = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
-        >>> plan = insert_batch_norm(model, (torch.randn(16, 8),))
-        >>> type(model[0].bn_lightning_norm[0]).__name__, model[0].bn_lightning_norm[0].num_features
-        ('BatchNorm1d', 4)
-    """
-    present = own_plan(model)
-    if present is not None:
-        name = norm if isinstance(norm, str) else CUSTOM_NORM
-        excluded = [pattern for pattern in exclude if fnmatch.filter([site.name for site in present.inserted], pattern)]
-        if (present.placement, present.norm) != (placement, name) or excluded:
-            raise _other_plan(present, ", ".join((name, placement, *(f"without {pattern}" for pattern in excluded))))
-        return present
-    plan = plan_insertion(model, args, kwargs, placement=placement, norm=norm, exclude=exclude)
-    return apply_plan(model, plan, norm=None if isinstance(norm, str) else norm)
+from bn_lightning.surgery.identity_norms import is_identity
+from bn_lightning.surgery.norm_modules import cancels_bias, is_untouched, make_norm
+from bn_lightning.surgery.norms import InsertedNorms
+from bn_lightning.surgery.owner_forward import OwnerForward
+from bn_lightning.surgery.plan import CUSTOM_NORM, InsertionPlan, NormFactory, Site
+from bn_lightning.surgery.plan_match import check_match, host_path
+from bn_lightning.surgery.replicas import REPLICATE_ATTRIBUTE, Replicate
+from bn_lightning.surgery.symbolic_tracing import STAND_IN_ATTRIBUTE
 
 
 def apply_plan(model: nn.Module, plan: InsertionPlan, *, norm: NormFactory | None = None) -> InsertionPlan:
     """Carry a plan out: attach a norm at each of its sites. Needs no data.
 
     New modules hang under their owner as `<owner>.bn_lightning_norm.<n>`; no original key, type or
-    parameter changes. Where a batch norm stands directly behind a layer, that layer's bias is
-    cancelled by the subtracted mean (Ioffe & Szegedy 2015, section 3.2), so it is frozen
-    (`requires_grad=False`), never zeroed or deleted.
+    parameter changes. Where a norm that subtracts a mean of each channel (batch, instance) stands directly behind
+    a layer, that layer's bias is cancelled (Ioffe & Szegedy 2015, section 3.2), so it is frozen
+    (`requires_grad=False`) unless the plan keeps it (`bias="keep"`), never zeroed or deleted.
+
+    The model goes on to work with deepcopy, pickle, `torch.compile`, `torch.export`, `nn.DataParallel` and
+    SyncBatchNorm conversion. Gradient checkpointing moves running statistics once a step. `torch.fx.symbolic_trace`
+    is refused where norms act on calls within the forward that it traces.
 
     Args:
         model: The module the plan was made for, or another of the same structure; changed in place.
@@ -92,7 +51,9 @@ def apply_plan(model: nn.Module, plan: InsertionPlan, *, norm: NormFactory | Non
 
     Raises:
         NoSiteError: If the plan inserts nothing.
-        PlanMismatchError: If the model carries another plan or lacks a module that the plan names.
+        PlanMismatchError: If the model carries another plan, is of another class than the plan's, lacks a module that
+            the plan names or has other channels there.
+        NormOptionError: If a site has nothing that the norm could reduce, or too few channels for its groups.
         ValueError: If the plan needs its factory and got none.
 
     Example:
@@ -108,17 +69,21 @@ def apply_plan(model: nn.Module, plan: InsertionPlan, *, norm: NormFactory | Non
     if present is not None and present.structure == plan.structure:
         return present
     if present is not None:
-        raise _other_plan(present, f"{plan.norm}, {plan.placement}")
+        raise other_plan(present, f"{plan.norm}, {plan.placement}")
     if not plan.inserted:
-        reasons = "; ".join(f"{site.name}: {site.reason}" for site in plan.skipped)
-        raise NoSiteError(f"The plan inserts no norm. Its sites were skipped: {reasons}. Use plan.override to insist.")
+        raise NoSiteError(
+            f"The plan inserts no norm. Its sites were skipped: {plan.why_skipped}. Use plan.override to insist."
+        )
     if plan.norm == CUSTOM_NORM and norm is None:
         raise ValueError("This plan was made with a norm factory; give the same factory again: apply_plan(..., norm=).")
-    _check_paths(model, plan)
+    check_match(model, plan)
+    numbers: dict[str, int] = {}
     try:
+        # Counted once: a look through all parameters at each site would make insertion quadratic in the depth.
+        holders = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
         for site in plan.inserted:
-            _attach(model, plan, site, norm or plan.norm)
-        _wrap_owners(model, plan)
+            numbers[site.name] = _attach(model, plan, site, norm or plan.norm, holders)
+        _wrap_owners(model, plan, numbers)
         model.__dict__[PLAN_ATTRIBUTE] = plan
     except BaseException:
         _detach(model)
@@ -152,7 +117,7 @@ def remove_batch_norm(model: nn.Module) -> InsertionPlan | None:
         warnings.warn(f"{type(model).__name__} carries no inserted norms, so none was removed.", NoEffectWarning, 2)
         return None
     norms = [norm for _, container in containers(model) for norm in container]
-    changed = not all(is_untouched(norm) for norm in norms)
+    changed = not all(is_untouched(norm) or is_identity(norm) for norm in norms)
     _detach(model)
     if changed:
         warnings.warn(
@@ -164,57 +129,64 @@ def remove_batch_norm(model: nn.Module) -> InsertionPlan | None:
     return plan
 
 
-def _attach(model: nn.Module, plan: InsertionPlan, site: Site, norm: str | NormFactory) -> None:
-    host = model.get_submodule(_host_path(site))
-    # A layer is a module or, where its weight is used in a function, that parameter itself.
-    near = (value for name, value in model.named_parameters() if f"{name}.".startswith(f"{site.layer}."))
-    neighbour = next(near, next(model.parameters(), None))
-    made = make_norm(site, norm, neighbour)
+def _attach(
+    model: nn.Module, plan: InsertionPlan, site: Site, norm: str | NormFactory, holders: Mapping[int, int]
+) -> int:
+    """Hang the norm of a site under its host, with the hooks that the host needs; the norm's number there."""
+    host = model.get_submodule(host_path(site))
+    made = make_norm(site, norm, _neighbour(model, site.layer), plan.norm_options)
     made.train(host.training)
     norms = getattr(host, CHILD_NAME, None)
     if norms is None:
         norms = InsertedNorms()
         host.add_module(CHILD_NAME, norms)
-        if site.attach == "producer":
-            host.register_forward_hook(producer_hook)
-        elif site.attach in ("activation", "shared"):
-            host.register_forward_pre_hook(activation_hook)
-            host.register_forward_hook(activation_output_hook)
-    norms.add(made, site, after=plan.placement == "after")
-    if site.attach == "producer" and isinstance(made, _BatchNorm):
-        norms.froze_bias = _freeze_bias(model, host)
+    if site.attach == "producer":
+        host.register_forward_hook(producer_hook)
+    elif site.attach == "input":
+        host.register_forward_pre_hook(input_hook, with_kwargs=True)
+    elif site.attach in ("activation", "shared") and not len(norms):
+        host.register_forward_pre_hook(activation_hook)
+        host.register_forward_hook(activation_output_hook)
+    if site.attach == "producer" and plan.bias == "freeze" and cancels_bias(made):
+        norms.froze_bias = _freeze_bias(host, holders)
+    return norms.add(made, site, after=plan.placement == "after", kind=plan.norm)
 
 
-def _freeze_bias(model: nn.Module, layer: nn.Module) -> bool:
+def _neighbour(model: nn.Module, layer: str) -> Tensor | None:
+    """A parameter of a layer, which is a module or, where its weight is used in a function, that parameter itself."""
+    holder, _, name = layer.rpartition(".")
+    found = getattr(model.get_submodule(holder), name, None) if layer else None
+    own = found.parameters() if isinstance(found, nn.Module) else iter([found] if isinstance(found, Tensor) else [])
+    return next(own, next(model.parameters(), None))
+
+
+def _freeze_bias(layer: nn.Module, holders: Mapping[int, int]) -> bool:
     bias = getattr(layer, "bias", None)
     if not isinstance(bias, nn.Parameter) or not bias.requires_grad:
         return False
-    holders = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
     if holders[id(bias)] > 1:  # tied to another layer, where it still counts
         return False
     bias.requires_grad_(False)
     return True
 
 
-def _wrap_owners(model: nn.Module, plan: InsertionPlan) -> None:
+def _wrap_owners(model: nn.Module, plan: InsertionPlan, numbers: Mapping[str, int]) -> None:
     """Count calls in every module that calls a function or a shared activation module with a norm."""
     actions: dict[str, dict[str, dict[int, list[Action]]]] = {}
-    numbers: Counter[str] = Counter()
     for site in plan.inserted:
         if site.attach not in ("call", "shared"):
             continue
         of_owner = actions.setdefault(site.owner, {})
         if site.attach == "call":
-            norms = model.get_submodule(f"{site.owner}.{CHILD_NAME}" if site.owner else CHILD_NAME)
-            assert isinstance(norms, InsertedNorms)  # noqa: S101 - put there by _attach
-            action = Normalize(norms, numbers[site.owner])
-            numbers[site.owner] += 1
+            owner = model.get_submodule(site.owner)
+            action = Normalize(owner, numbers[site.name], behind=plan.placement == "after")
             of_owner.setdefault(site.function, {})[site.call_index] = [action]
     for path, of_owner in actions.items():
         owner = model.get_submodule(path)
-        planned = Counter(site.function for site in plan.sites if site.owner == path and site.function in of_owner)
-        stand_in = OwnerForward(owner, path, of_owner, planned)
-        owner.__dict__["forward"] = owner.__dict__[_STAND_IN_ATTRIBUTE] = stand_in
+        expected = ExpectedCalls.of(path, plan.sites, at_most=plan.num_examples > 1)
+        stand_in = OwnerForward(owner, path, of_owner, expected)
+        owner.__dict__["forward"] = owner.__dict__[STAND_IN_ATTRIBUTE] = stand_in
+        owner.__dict__[REPLICATE_ATTRIBUTE] = Replicate(owner)
         suspend_in_children(owner)
 
 
@@ -228,31 +200,10 @@ def _detach(model: nn.Module) -> None:
             for number in [number for number, hook in hooks.items() if hook in OWN_HOOKS]:
                 del hooks[number]
                 module._forward_hooks_always_called.pop(number, None)
-        stand_in = vars(module).pop(_STAND_IN_ATTRIBUTE, None)
+                module._forward_pre_hooks_with_kwargs.pop(number, None)
+        vars(module).pop(REPLICATE_ATTRIBUTE, None)
+        stand_in = vars(module).pop(STAND_IN_ATTRIBUTE, None)
         if stand_in is not None:
             stand_in.restore()
     for module in model.modules():
         vars(module).pop(PLAN_ATTRIBUTE, None)
-
-
-def _host_path(site: Site) -> str:
-    if site.attach == "producer":
-        return site.layer
-    return site.owner if site.attach == "call" else site.activation
-
-
-def _check_paths(model: nn.Module, plan: InsertionPlan) -> None:
-    paths = {module for module, _ in model.named_modules(remove_duplicate=False)}
-    missing = sorted({path for site in plan.inserted for path in (_host_path(site), site.owner)} - paths)
-    if missing:
-        raise PlanMismatchError(
-            f"The plan names modules that {type(model).__name__} does not have: {', '.join(missing)}. "
-            "Plans fit only models of the structure they were made for; make one with plan_insertion."
-        )
-
-
-def _other_plan(present: InsertionPlan, asked: str) -> PlanMismatchError:
-    return PlanMismatchError(
-        f"The model already carries norms ({present.norm}, {present.placement}: {len(present.inserted)} sites), and "
-        f"others were asked for ({asked}). Take the first out with remove_batch_norm(model)."
-    )

@@ -4,7 +4,8 @@ Axes are counted from the end (-1 is the last), so that one number serves batche
 tensors and every number of leading axes.
 """
 
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -75,6 +76,69 @@ def of_concatenation(shape: tuple[int, ...], inputs: Iterable[Layout]) -> int | 
     return next((axis for part, axis in inputs if axis is not None and len(part) == len(shape)), None)
 
 
+def of_einsum(equation: str, operands: Sequence[tuple[Layout, bool]], ndim: int) -> int | None:
+    """The channel axis of an einsum: the one label that a weight brings in, else that of the first operand's channels.
+
+    Args:
+        equation: The equation, such as "bcl,oc->bol"; ellipses and an implied output are understood.
+        operands: The layout of each operand, and whether it is a weight.
+        ndim: Number of axes of the result.
+
+    Returns:
+        The axis, counted from the end, or None.
+
+    Example:
+        >>> of_einsum("bcl,oc->bol", [(((8, 3, 5), -2), False), (((4, 3), None), True)], 3)
+        -2
+    """
+    left, arrow, right = equation.replace(" ", "").partition("->")
+    if not arrow:
+        letters = Counter(left.replace(",", "").replace(".", ""))
+        right = "." * 3 * ("..." in left) + "".join(sorted(letter for letter, count in letters.items() if count == 1))
+    labels = [_labels(term, len(shape)) for term, ((shape, _), _) in zip(left.split(","), operands, strict=True)]
+    output = _labels(right, ndim)
+    weights = {label for term, (_, is_weight) in zip(labels, operands, strict=True) if is_weight for label in term}
+    data = {label for term, (_, is_weight) in zip(labels, operands, strict=True) if not is_weight for label in term}
+    if weights:
+        found = [axis - ndim for axis, label in enumerate(output) if label in weights - data]
+        return found[0] if len(found) == 1 else None
+    for term, ((_, axis), _) in zip(labels, operands, strict=True):
+        if axis is not None and term[axis] in output:
+            return output.index(term[axis]) - ndim
+    return None
+
+
+def _labels(term: str, ndim: int) -> list[str]:
+    """One label for each axis; the axes under an ellipsis are numbered from its end, as they are broadcast."""
+    head, dots, tail = term.partition("...")
+    hidden = range(ndim - len(head) - len(tail), 0, -1) if dots else ()
+    return [*head, *(f".{number}" for number in hidden), *tail]
+
+
+def of_tensordot(dims: Any, ndims: tuple[int, int], *, weight_first: bool) -> int | None:
+    """The channel axis of a tensordot of data and a weight: the weight's one axis that is not summed over.
+
+    Args:
+        dims: The `dims` of the call: a number of axes, or a list of axes for each operand.
+        ndims: Number of axes of either operand.
+        weight_first: Whether the weight is the first operand.
+
+    Returns:
+        The axis of the result, counted from the end, or None.
+
+    Example:
+        >>> of_tensordot(1, (3, 2), weight_first=False)
+        -1
+    """
+    if not isinstance(dims, int | list | tuple):  # a tensor of axes, which nobody writes
+        return None
+    summed = dims if isinstance(dims, int) else len(dims[0])
+    free = [number - summed for number in ndims]
+    if free[0 if weight_first else 1] != 1:
+        return None
+    return -sum(free) if weight_first else -1
+
+
 def through_shape_op(
     function: Callable[..., Any], source: Tensor, axis: int, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> list[int | None]:
@@ -94,8 +158,10 @@ def through_shape_op(
     Returns:
         One axis for each tensor of the result, None where the numbers do not vary or the operation refuses them.
     """
-    numbers = torch.empty_like(source, dtype=torch.float64, requires_grad=False)
-    column = torch.arange(source.shape[axis], dtype=torch.float64, device=source.device).view(-1, *[1] * (-axis - 1))
+    # Where the source holds no values, the numbers still need some.
+    device = "cpu" if source.is_meta else source.device
+    numbers = torch.empty_like(source, dtype=torch.float64, device=device, requires_grad=False)
+    column = torch.arange(source.shape[axis], dtype=torch.float64, device=device).view(-1, *[1] * (-axis - 1))
     numbers.copy_(column.expand(source.shape))
     args, kwargs = pytree.tree_map(lambda leaf: numbers if leaf is source else leaf, (args, kwargs))
     try:

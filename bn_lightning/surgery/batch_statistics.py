@@ -6,7 +6,7 @@ m = N·H·W.
 """
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -16,10 +16,9 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.hooks import RemovableHandle
 
-from bn_lightning.functional.population import BatchStatistics, batch_statistics
+from bn_lightning.surgery.norm_statistics import BATCHES_A_REDUCTION as BATCHES_A_REDUCTION
+from bn_lightning.surgery.norm_statistics import NormStatistics as NormStatistics
 from bn_lightning.surgery.running_statistics import running_statistics
-
-BATCHES_A_REDUCTION = 64
 
 
 class EnoughSeen(Exception):
@@ -30,56 +29,6 @@ class EnoughSeen(Exception):
     """
 
 
-class NormStatistics:
-    """The batch statistics of one norm: rows of the running reduction, then float64 sums on the CPU.
-
-    Args:
-        name: The norm's path in the model.
-        norm: The norm, with running statistics.
-    """
-
-    def __init__(self, name: str, norm: _BatchNorm) -> None:
-        self.name = name
-        self.norm = norm
-        self.channels = norm.num_features
-        self.buffer = running_statistics(norm)[0]
-        self.dtype = torch.float64 if self.buffer.dtype == torch.float64 else torch.float32
-        self.sums: BatchStatistics | None = None
-        self.counts: list[int] = []
-        self.kept = 0  # rows of earlier batches
-        self._means: list[Tensor] = []
-        self._variances: list[Tensor] = []
-
-    def new_row(self, count: int) -> tuple[Tensor, Tensor]:
-        """Where the mean and the unbiased variance of the next batch, of `count` values, are to be written."""
-        row = len(self.counts)
-        if row == len(self._means):
-            # Few rows for few batches: a row is a tensor of its own.
-            shape, device = (max(row, 8), self.channels), self.buffer.device
-            self._means += torch.zeros(shape, dtype=self.dtype, device=device).unbind()
-            self._variances += torch.zeros(shape, dtype=self.dtype, device=device).unbind()
-        self.counts.append(count)
-        return self._means[row], self._variances[row]
-
-    def reduce(self) -> None:
-        """Add the rows to the float64 sums and start over with the rows."""
-        if not self.counts:
-            return
-        rows = len(self.counts)
-        sums = batch_statistics(
-            torch.tensor(self.counts, dtype=torch.float64),
-            torch.stack(self._means[:rows]).cpu(),
-            torch.stack(self._variances[:rows]).cpu(),
-        )
-        self.sums = sums if self.sums is None else self.sums.merged(sums)
-        self.counts.clear()
-        self.kept = 0
-        # A non-finite row would poison its next user: 0 · nan is nan in the update that overwrites it.
-        if not (sums.mean.isfinite().all() and sums.m2.isfinite().all()):
-            self._means.clear()
-            self._variances.clear()
-
-
 class BatchStatisticsCollector:
     """Runs batches and collects the statistics of every norm's input.
 
@@ -88,21 +37,33 @@ class BatchStatisticsCollector:
     their own are read in a hook and run as they do in training mode.
 
     Args:
-        norms: The norms by name; each with running statistics.
+        layers: The norms; each with running statistics.
         may_stop: Whether a forward may be stopped after its last norm. It is, for batches other than
             the 1st, 2nd, 4th, 8th, …, if every norm ran exactly once in each of these.
     """
 
-    def __init__(self, norms: Mapping[str, _BatchNorm], *, may_stop: bool) -> None:
-        self.layers = [NormStatistics(name, norm) for name, norm in norms.items()]
+    def __init__(self, layers: Sequence[NormStatistics], *, may_stop: bool) -> None:
+        self.layers = layers
         self.accepted = 0
+        self._number = 0
         self.stopped = 0
         self.too_small: tuple[str, tuple[int, ...]] | None = None
         self.calls_vary = False
         self._may_stop = may_stop
         self._stopping = False
         self._closed = False
+        self._settling = False
         self._seen = 0
+        self._calls = 0
+
+    @property
+    def first_broken(self) -> tuple[int, str] | None:
+        """The first batch with NaN or infinity, counted from 0, and the first norm that saw it; None if all is well."""
+        broken = [(layer.broken, layer.name) for layer in self.layers if layer.broken is not None]
+        if not broken:
+            return None
+        (batch, _), name = min(broken)
+        return batch, name
 
     @contextmanager
     def attached(self) -> Iterator[None]:
@@ -126,17 +87,19 @@ class BatchStatisticsCollector:
             for handle in handles:
                 handle.remove()
 
-    def run(self, forward: Callable[[], Any]) -> bool:
+    def run(self, forward: Callable[[], Any], number: int) -> bool:
         """Run one batch; on an exception nothing of it is kept.
 
         Args:
             forward: Runs the model on the batch.
+            number: Its number among the batches, from 0.
 
         Returns:
             Whether the batch was kept; not if a norm received fewer than two values a channel, for which
             `too_small` then names the norm and its input's shape.
         """
         self.too_small, self._closed, self._seen = None, False, 0
+        self._number = number
         verify = self.accepted & (self.accepted + 1) == 0
         self._stopping = self._may_stop and not verify
         kept = False
@@ -153,7 +116,7 @@ class BatchStatisticsCollector:
         finally:
             if not kept:
                 for layer in self.layers:
-                    del layer.counts[layer.kept :]
+                    layer.keep_only(layer.kept)
         if not kept:
             return False
         once = all(len(layer.counts) == layer.kept + 1 for layer in self.layers)
@@ -168,6 +131,26 @@ class BatchStatisticsCollector:
             self.reduce()
         return True
 
+    def settle(self, forwards: Iterable[tuple[int, Callable[[], Any]]]) -> None:
+        """Take in batches that were too small for some norm: there they are normalised by all the others.
+
+        A single value a channel has no variance of its own, so the norm uses the mean and variance of what it has
+        received so far, as it will in evaluation; the value counts as one.
+
+        Side effect: the running buffers hold what was collected; they are the caller's to restore.
+
+        Args:
+            forwards: Number and forward of each batch that `run` did not keep.
+        """
+        self.reduce()
+        for layer in self.layers:
+            if layer.sums is not None:
+                for buffer, value in zip(running_statistics(layer.norm), layer.sums.pooled(), strict=True):
+                    buffer.copy_(value)
+        self._may_stop, self._settling = False, True
+        for number, forward in forwards:
+            self.run(forward, number)
+
     def reduce(self) -> None:
         """Bring the float64 sums of every layer up to date."""
         for layer in self.layers:
@@ -181,13 +164,13 @@ class BatchStatisticsCollector:
             norm._check_input_dim(input)
             count = input.numel() // layer.channels
             if count < 2:
-                self.too_small = self.too_small or (layer.name, tuple(input.shape))
+                self._note_single(layer, input)
                 return F.batch_norm(
                     input, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.0, norm.eps
                 )
             if self._closed:
                 return F.batch_norm(input, None, None, norm.weight, norm.bias, True, 0.0, norm.eps)
-            mean, variance = layer.new_row(count)
+            mean, variance = self._new_row(layer, count)
             weight, bias = norm.weight, norm.bias
             parameters = weight if weight is not None else bias
             if (parameters is None or parameters.dtype == dtype) and (input.dtype == dtype or dtype == torch.float32):
@@ -216,18 +199,30 @@ class BatchStatisticsCollector:
             # A norm that cannot take one value a channel in training mode must not stop the batch.
             norm.training = count >= 2
             if count < 2:
-                self.too_small = self.too_small or (layer.name, tuple(input.shape))
+                self._note_single(layer, input)
                 return
             if self._closed:
                 return
             axes = [axis for axis in range(input.dim()) if axis != 1]
             variance, mean = torch.var_mean(input.detach().to(layer.dtype), axes)
-            mean_row, variance_row = layer.new_row(count)
+            mean_row, variance_row = self._new_row(layer, count)
             mean_row.copy_(mean)
             variance_row.copy_(variance)
             self._note(layer)
 
         return hook
+
+    def _new_row(self, layer: NormStatistics, count: int) -> tuple[Tensor, Tensor]:
+        self._calls += 1
+        return layer.new_row(count, (self._number, self._calls))
+
+    def _note_single(self, layer: NormStatistics, input: Tensor) -> None:
+        if not self._settling:
+            self.too_small = self.too_small or (layer.name, tuple(input.shape))
+        elif input.numel():
+            mean, variance = self._new_row(layer, 1)
+            mean.copy_(input.detach().reshape(-1))
+            variance.zero_()
 
     def _note(self, layer: NormStatistics) -> None:
         self._seen += len(layer.counts) == layer.kept + 1

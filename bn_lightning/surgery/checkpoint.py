@@ -6,6 +6,7 @@ types, so that checkpoints load with `weights_only=True`.
 """
 
 from collections.abc import Callable, MutableMapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -52,7 +53,8 @@ def match_plan(model: nn.Module, checkpoint: MutableMapping[str, Any], *, norm: 
                 "Load it into the plain model first, without BatchNormInsertion, and insert afterwards."
             )
         return
-    plan = InsertionPlan.from_dict(written)
+    # A class may have been renamed since; the paths, the channels and the weights say whether it is the same model.
+    plan = replace(InsertionPlan.from_dict(written), model=type(model).__name__)
     if present is None:
         apply_plan(model, plan, norm=norm)
     elif present.structure != plan.structure:

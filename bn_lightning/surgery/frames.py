@@ -2,28 +2,31 @@
 
 A module's forward is replaced by an `OwnerForward`, which opens a frame for the call. Within it the
 calls of a nonlinearity are counted, those made inside child modules excepted: these suspend the
-frame. Everything here is a plain object or a module-level function, so models stay copyable,
-picklable and compilable.
+frame.
 """
 
-import inspect
 import threading
-import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
-from bn_lightning.errors import InsertionWarning
+from bn_lightning.errors import CheckpointedCallError
+from bn_lightning.surgery.call_stack import is_checkpointed
+from bn_lightning.surgery.expected_calls import ExpectedCalls
 from bn_lightning.surgery.graph import CHILD_NAME
-from bn_lightning.surgery.ops import NONLINEARITIES
 
 
 class Action(Protocol):
     """What to do around one call of a nonlinearity."""
+
+    def for_owner(self, owner: nn.Module) -> "Action":
+        """The same action for a replica of its owner; itself where it does not depend on the owner."""
+        return self
 
     def before(self, preactivation: Tensor) -> Tensor:
         """Return what the nonlinearity receives."""
@@ -34,28 +37,39 @@ class Action(Protocol):
         ...
 
 
-class _Frames(threading.local):
+class _Running(threading.local):
     def __init__(self) -> None:
         self.stack: list[Frame | nn.Module] = []
 
 
-_FRAMES = _Frames()
+RUNNING = _Running()
+"""The frames and suspending modules of each thread, innermost last."""
+
+
+UNFORESEEN: dict[int, list[Action]] = {}
+"""Stands for the actions of a nonlinearity that the plan does not know; told by what it is, not what it holds."""
 
 
 class Frame(TorchFunctionMode):
     """One running forward of an owner; counts its calls and applies actions to them.
 
     Args:
-        owner: The module whose forward runs.
-        path: Its path when the plan was made.
+        path: Path of the owner when the plan was made.
         actions: For each function, the actions by number of the call.
+        expected: The calls that were planned for.
     """
 
-    def __init__(self, owner: nn.Module, path: str, actions: dict[Callable[..., Any], dict[int, list[Action]]]) -> None:
+    def __init__(
+        self,
+        path: str,
+        actions: dict[Callable[..., Any], dict[int, list[Action]]],
+        expected: ExpectedCalls | None = None,
+    ) -> None:
         super().__init__()
-        self.owner = owner
         self.path = path
         self.actions = actions
+        self.expected = expected
+        self.has_gradients = torch.is_grad_enabled()
         self.counts: dict[Any, int] = {}
         # Stand-ins around one another share a call of the owner; a recursive call is another one.
         self.invocation: object = self
@@ -76,7 +90,10 @@ class Frame(TorchFunctionMode):
             return function(*args, **kwargs)
         here = actions.get(self.next_index(function))
         if here is None:
+            if actions is UNFORESEEN and self.expected is not None and not is_compiling():
+                self.expected.meet(function)
             return function(*args, **kwargs)
+        self.refuse_checkpoint(module_calls=0)
         # The functions of ops.NONLINEARITIES name their first argument `input`, methods have it as self.
         positional = bool(args)
         preactivation = args[0] if positional else kwargs["input"]
@@ -90,8 +107,27 @@ class Frame(TorchFunctionMode):
             result = action.after(result)
         return result
 
+    def refuse_checkpoint(self, *, module_calls: int) -> None:
+        """Raise if the running call will be computed again after this frame has closed.
+
+        Args:
+            module_calls: As for `is_checkpointed`.
+
+        Raises:
+            CheckpointedCallError: If it runs within a reentrant gradient checkpoint that the owner's own code opened.
+        """
+        # A reentrant checkpoint runs its function without gradients; the search is for that case only.
+        lost_gradients = self.has_gradients and not torch.is_grad_enabled()
+        if lost_gradients and not is_compiling() and is_checkpointed(module_calls=module_calls):
+            raise CheckpointedCallError(
+                f"The forward of {self.path or 'the model'!r} calls a nonlinearity with an inserted norm within "
+                "torch.utils.checkpoint(..., use_reentrant=True). Its backward pass would compute that call again "
+                "without the norm, and gradients would be wrong. Put the checkpointed code into a module of its own "
+                "and checkpoint that, or plan again with checkpointing on, which leaves these calls alone."
+            )
+
     def _is_running(self) -> bool:
-        top = _FRAMES.stack[-1] if _FRAMES.stack else None
+        top = RUNNING.stack[-1] if RUNNING.stack else None
         return isinstance(top, Frame) and top.invocation is self.invocation
 
 
@@ -104,129 +140,22 @@ def calling_frame(module: nn.Module) -> Frame | None:
     Returns:
         The frame; None where the caller is no owner.
     """
-    depth = len(_FRAMES.stack)
-    while depth and _FRAMES.stack[depth - 1] is module:
+    depth = len(RUNNING.stack)
+    while depth and RUNNING.stack[depth - 1] is module:
         depth -= 1
-    top = _FRAMES.stack[depth - 1] if depth else None
+    top = RUNNING.stack[depth - 1] if depth else None
     return top if isinstance(top, Frame) else None
-
-
-class OwnerForward:
-    """Stands in for the forward of an owner and opens a frame for each call.
-
-    Args:
-        owner: The module.
-        path: Its path when the plan was made.
-        actions: For each full function name of `ops.NONLINEARITIES`, the actions by number of the call.
-        expected: How many calls one forward made in the example, by full function name or, for a shared
-            activation module, by the object that its hook counts with.
-    """
-
-    def __init__(
-        self,
-        owner: nn.Module,
-        path: str,
-        actions: dict[str, dict[int, list[Action]]],
-        expected: dict[Any, int] | None = None,
-    ) -> None:
-        self.owner = owner
-        self.path = path
-        self.actions = actions
-        self.expected = dict(expected or {})
-        self.warned = False
-        self.replaced = owner.__dict__.get("forward")
-        self._resolve()
-
-    def restore(self) -> None:
-        """Take this stand-in out again, also from under others that came later.
-
-        Where somebody else's code still calls it, it does nothing but call the forward it replaced.
-        """
-        for of_call in (self.actions, self.expected, self._by_function):
-            of_call.clear()
-        outer = vars(self.owner).get("forward")
-        if outer is not self:
-            while isinstance(outer, OwnerForward) and outer.replaced is not self:
-                outer = outer.replaced
-            if isinstance(outer, OwnerForward):
-                outer.replaced = self.replaced
-        elif self.replaced is None:
-            del self.owner.__dict__["forward"]
-        else:
-            self.owner.__dict__["forward"] = self.replaced
-
-    def _resolve(self) -> None:
-        self._by_function: dict[Any, dict[int, list[Action]]] = {
-            NONLINEARITIES[name]: actions for name, actions in self.actions.items()
-        }
-        original = self.replaced or type(self.owner).forward.__get__(self.owner)
-        # Exporters and Lightning's signature checks read these off a forward.
-        self.__signature__ = inspect.signature(original)
-        for name in ("__code__", "__globals__", "__doc__"):
-            if hasattr(original, name):
-                setattr(self, name, getattr(original, name))
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Built-in functions and code objects do not pickle; they are found again by name.
-        names = ("owner", "path", "actions", "expected", "warned", "replaced")
-        return {name: self.__dict__[name] for name in names}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._resolve()
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the owner's forward within a frame."""
-        frame = Frame(self.owner, self.path, self._by_function)
-        depth = len(_FRAMES.stack)
-        outer = _FRAMES.stack[-1] if depth else None
-        if isinstance(outer, Frame) and outer.calls is self:
-            frame.invocation = outer.invocation
-        frame.calls = self.replaced
-        _FRAMES.stack.append(frame)
-        try:
-            if not self._by_function:
-                result = self._run(*args, **kwargs)
-            else:
-                with frame:
-                    result = self._run(*args, **kwargs)
-        finally:
-            del _FRAMES.stack[depth:]
-        if self.expected and not torch.compiler.is_compiling():
-            self._compare_with_plan(frame)
-        return result
-
-    def _compare_with_plan(self, frame: Frame) -> None:
-        """Warn once where the forward makes other calls than in the example: norms are matched by order."""
-        for key, planned in self.expected.items():
-            name = key if isinstance(key, str) else "a shared activation module"
-            made = frame.counts.get(NONLINEARITIES[key] if isinstance(key, str) else key, 0)
-            if made != planned and not self.warned:
-                self.warned = True
-                warnings.warn(
-                    f"The forward of {self.path or 'the model'!r} called {name} {made} times, and {planned} times on "
-                    "the example that batch norm was inserted with. Norms are matched to calls by their order, so they "
-                    "may act on others than planned here. Insert with an example of the common path, give the calls "
-                    "activation modules of their own, or exclude them.",
-                    InsertionWarning,
-                    stacklevel=3,
-                )
-
-    def _run(self, *args: Any, **kwargs: Any) -> Any:
-        if self.replaced is not None:
-            return self.replaced(*args, **kwargs)
-        return type(self.owner).forward(self.owner, *args, **kwargs)
 
 
 def suspend(module: nn.Module, args: Any) -> None:
     """Forward pre-hook of a child module: what it calls is not its owner's call."""
-    _FRAMES.stack.append(module)
+    RUNNING.stack.append(module)
 
 
 def resume(module: nn.Module, args: Any, output: Any) -> None:
     """Forward hook of a child module: back in the owner's code."""
-    if _FRAMES.stack and _FRAMES.stack[-1] is module:
-        _FRAMES.stack.pop()
+    if RUNNING.stack and RUNNING.stack[-1] is module:
+        RUNNING.stack.pop()
 
 
 def suspend_in_children(owner: nn.Module) -> list[RemovableHandle]:

@@ -16,7 +16,27 @@ from bn_lightning.surgery.norms import InsertedNorms
 def producer_hook(module: nn.Module, args: Any, output: Tensor) -> Tensor:
     """Forward hook of a layer: normalise what it hands to the nonlinearity."""
     norms = _norms_of(module)
-    return norms.normalize(0, output)
+    return norms.normalize(norms.of_output, output)
+
+
+def input_hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], Any]:
+    """Forward pre-hook of a layer: normalise what it reads, its first argument.
+
+    Raises:
+        TypeError: If that holds no floating-point numbers.
+    """
+    norms = _norms_of(module)
+    name = None if args else next(iter(kwargs))
+    x = args[0] if name is None else kwargs[name]
+    if not x.is_floating_point():
+        raise TypeError(
+            f"The norm on the input of a layer, at {norms.slots[norms.of_input].site!r}, received numbers of type "
+            f"{x.dtype} and needs floating point. Give the model x.float(), or plan without inputs=True."
+        )
+    normalised = norms.normalize(norms.of_input, x)
+    if name is None:
+        return (normalised, *args[1:]), kwargs
+    return args, {**kwargs, name: normalised}
 
 
 def activation_hook(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -45,35 +65,47 @@ def _norms_of(module: nn.Module) -> InsertedNorms:
 
 def _number_of(module: nn.Module, norms: InsertedNorms, *, count: bool) -> int | None:
     """Which norm serves the running call of an activation module; None for a call that the plan leaves alone."""
-    if not norms.slots[0].shared:
+    first = norms.slots[0]
+    if not first.shared:
         return 0
     frame = calling_frame(module)
     if frame is None:
         return None
-    index = frame.next_index(norms) if count else frame.counts.get(norms, 1) - 1
+    # By the path that the plan knows, so that the frame's counts can be compared with the plan's.
+    index = frame.next_index(first.activation) if count else frame.counts.get(first.activation, 1) - 1
     for number, slot in enumerate(norms.slots):
         if (slot.owner, slot.call_index) == (frame.path, index):
+            frame.refuse_checkpoint(module_calls=1)
             return number
     return None
 
 
 class Normalize(Action):
-    """Normalises one functional call's input or output with a norm of its owner."""
+    """Normalises one functional call's input or output with a norm of its owner.
 
-    def __init__(self, norms: InsertedNorms, number: int) -> None:
-        self.norms = norms
+    Args:
+        owner: The module that makes the call and carries the norms.
+        number: Which of its norms.
+        behind: Whether the norm acts on the output.
+    """
+
+    def __init__(self, owner: nn.Module, number: int, *, behind: bool) -> None:
+        self.owner = owner
         self.number = number
+        self.behind = behind
+
+    def for_owner(self, owner: nn.Module) -> "Normalize":
+        """The same for a replica, which carries replicas of the norms."""
+        return Normalize(owner, self.number, behind=self.behind)
 
     def before(self, preactivation: Tensor) -> Tensor:
         """Normalise what the nonlinearity receives, if the norm goes before it."""
-        after = self.norms.slots[self.number].after
-        return preactivation if after else self.norms.normalize(self.number, preactivation)
+        return preactivation if self.behind else _norms_of(self.owner).normalize(self.number, preactivation)
 
     def after(self, activation: Tensor) -> Tensor:
         """Normalise what the nonlinearity returns, if the norm goes after it."""
-        after = self.norms.slots[self.number].after
-        return self.norms.normalize(self.number, activation) if after else activation
+        return _norms_of(self.owner).normalize(self.number, activation) if self.behind else activation
 
 
-OWN_HOOKS = (producer_hook, activation_hook, activation_output_hook, suspend, resume)
+OWN_HOOKS = (producer_hook, input_hook, activation_hook, activation_output_hook, suspend, resume)
 """Every hook that insertion registers, so that it can be told from a user's."""

@@ -13,8 +13,10 @@ import torch.nn.functional as F
 
 _NONLINEARITY_NAMES = (
     "relu relu6 sigmoid tanh elu selu celu gelu silu mish leaky_relu rrelu prelu hardswish hardsigmoid hardtanh "
-    "softplus softsign logsigmoid tanhshrink softshrink hardshrink threshold expit glu"
+    "softplus softsign logsigmoid tanhshrink softshrink hardshrink threshold expit erf glu"
 ).split()
+# A ReLU when the other operand or the lower bound is zero; `rectifiers` tells.
+_RECTIFIER_NAMES = "maximum max clamp clamp_min clip".split()
 _AFFINE_NAMES = (
     "linear bilinear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d "
     "multi_head_attention_forward"
@@ -37,6 +39,11 @@ _PASS_NAMES = (
 ).split()
 _JOIN_NAMES = "add sub subtract rsub cat concat concatenate stack hstack vstack where lerp maximum minimum".split()
 _PRODUCT_NAMES = "mul multiply div divide true_divide".split()
+# Of the tensor they are given these read the shape and type alone.
+_CREATION_NAMES = (
+    "zeros_like ones_like full_like empty_like rand_like randn_like randint_like new_zeros new_ones new_full new_empty "
+    "new_tensor"
+).split()
 _LOSS_NAMES = "cross_entropy binary_cross_entropy binary_cross_entropy_with_logits kl_div log_softmax softmax".split()
 
 ROLES: dict[str, str] = {
@@ -49,17 +56,22 @@ ROLES: dict[str, str] = {
     **dict.fromkeys(_JOIN_NAMES, "join"),
     **dict.fromkeys(_PRODUCT_NAMES, "product"),
     **dict.fromkeys(_LOSS_NAMES, "loss"),
+    **dict.fromkeys(_CREATION_NAMES, "constant"),
 }
 """Role of a function by its bare name; functions that are not listed have the role "other"."""
 
-SATURATING = frozenset({"sigmoid", "tanh", "hardsigmoid", "hardtanh", "expit", "logsigmoid", "softsign"})
+SATURATING = frozenset({"sigmoid", "tanh", "hardsigmoid", "hardtanh", "expit", "erf", "logsigmoid", "softsign"})
 """Nonlinearities that end a network as a probability or a bounded value rather than feed another layer."""
 
 GATING = frozenset({"sigmoid", "hardsigmoid", "expit", "gelu", "silu"})
 """Nonlinearities whose output, multiplied with another branch, is a gate."""
 
+BENDING = frozenset({"sin", "cos", "atan", "arctan"})
+"""Functions that make a module without parameters an activation, though called elsewhere they are none."""
+
 # `__rsub__` subtracts like `__sub__`; only the roles of the operands matter here, not their order.
 _DUNDER_PREFIXES = ("r", "i")
+_ALIASES = {"log_sigmoid": "logsigmoid"}  # what torch.nn.functional.logsigmoid calls itself
 _DUNDERS = {"add", "sub", "mul", "truediv", "matmul", "div"}
 
 
@@ -85,7 +97,8 @@ def bare_name(function: Callable[..., Any]) -> str:
         if name not in _DUNDERS and name[0] in _DUNDER_PREFIXES and name[1:] in _DUNDERS:
             name = name[1:]
         return {"truediv": "div"}.get(name, name)
-    return name.strip("_").removeprefix("special_")
+    name = name.strip("_").removeprefix("special_")
+    return _ALIASES.get(name, name)
 
 
 def _spellings() -> dict[str, Callable[..., Any]]:
@@ -98,7 +111,7 @@ def _spellings() -> dict[str, Callable[..., Any]]:
     found: dict[str, Callable[..., Any]] = {}
     known: set[int] = set()
     for space_name, space in spaces.items():
-        for name in _NONLINEARITY_NAMES:
+        for name in (*_NONLINEARITY_NAMES, *_RECTIFIER_NAMES):
             for spelling in (name, name + "_"):
                 function = getattr(space, spelling, None)
                 # Some functions live in two namespaces; one full name for each object keeps plans unambiguous.
@@ -109,7 +122,17 @@ def _spellings() -> dict[str, Callable[..., Any]]:
 
 
 NONLINEARITIES: dict[str, Callable[..., Any]] = _spellings()
-"""Every spelling of a nonlinearity by its full name, such as `torch.nn.functional.relu`."""
+"""Every spelling of a nonlinearity, or of what can be one, by its full name, such as `torch.nn.functional.relu`."""
 
 FULL_NAMES: dict[Callable[..., Any], str] = {function: name for name, function in NONLINEARITIES.items()}
-"""The full name of a nonlinearity, by the function object."""
+"""The full names, by the function object."""
+
+UNSEEN_BY_COMPILER = frozenset(
+    f"torch.{name}"
+    for name in (
+        "nn.functional.relu_ nn.functional.elu_ nn.functional.selu_ nn.functional.celu_ nn.functional.leaky_relu_ "
+        "nn.functional.rrelu_ nn.functional.hardswish nn.functional.hardsigmoid nn.functional.hardtanh_ "
+        "nn.functional.threshold nn.functional.threshold_ sigmoid_ tanh_ erf_ clamp_ clamp_min_ clip_"
+    ).split()
+)
+"""Functions that torch.compile hands to no function mode, so that a call of them cannot be met in compiled code."""

@@ -1,8 +1,9 @@
 """An insertion plan: every nonlinearity of a model, and whether, where and why a norm goes there."""
 
 import fnmatch
+import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
@@ -13,19 +14,21 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 Placement = Literal["before", "after"]
+SiteChoice = Literal["nonlinearity", "affine"]
+BiasChoice = Literal["freeze", "keep"]
 NormFactory = Callable[[int], nn.Module]
-PLAN_VERSION = 1
-NORMS = ("batch",)
+PLAN_VERSION = 2
+NORMS = ("batch", "layer", "group", "instance", "rms")
 CUSTOM_NORM = "custom"
 
 
 @dataclass(frozen=True)
 class Site:
-    """One call of a nonlinearity: where a norm is, or could be, attached.
+    """One call of a nonlinearity, or one layer, where a norm is, or could be, attached.
 
     Args:
-        name: Unique name: the activation module's path, or owner and operation for function calls.
-        op: The nonlinearity, such as "relu".
+        name: Unique name: the activation module's path, owner and operation for function calls, or the layer's path.
+        op: The nonlinearity, such as "relu"; "input" for a norm on what a first layer reads.
         layer: Path of the affine layer that makes the pre-activation; empty where there is none.
         owner: Path of the module whose forward makes the call.
         function: Full name of the torch function called; empty for an activation module.
@@ -37,7 +40,8 @@ class Site:
         channel_dim_source: "traced" through the forward, or "guessed" from the number of axes.
         visits: How often one forward of the model passes this site; more than one shares statistics.
         attach: "producer" (hook on the layer), "activation" (hook on the activation module),
-            "shared" (on an activation module called several times) or "call" (in the owner's forward).
+            "shared" (on an activation module called several times), "call" (in the owner's forward)
+            or "input" (on what the layer reads).
         decision: "insert" or "skip".
         reason: Why, in words.
     """
@@ -54,7 +58,7 @@ class Site:
     channel_dim: int
     channel_dim_source: Literal["traced", "guessed"]
     visits: int
-    attach: Literal["producer", "activation", "shared", "call"]
+    attach: Literal["producer", "activation", "shared", "call", "input"]
     decision: Literal["insert", "skip"]
     reason: str
 
@@ -68,6 +72,11 @@ class InsertionPlan:
         norm: Name of the norm, or "custom" for one made by a factory.
         entry: The method that was traced: "forward" or, for a LightningModule, "training_step".
         sites: Every nonlinearity in the order of the forward.
+        norm_options: The norm's own arguments, such as momentum; JSON types.
+        bias: Whether the bias of a layer behind which the norm subtracts a mean is frozen ("freeze") or trained on
+            ("keep").
+        model: Name of the class that was traced; empty where an older release wrote the plan.
+        num_examples: How many examples were traced together.
 
     Example:
         >>> import torch
@@ -84,6 +93,10 @@ class InsertionPlan:
     norm: str
     entry: str
     sites: tuple[Site, ...]
+    norm_options: Mapping[str, Any] = field(default_factory=dict)
+    bias: BiasChoice = "freeze"
+    model: str = ""
+    num_examples: int = 1
 
     @property
     def inserted(self) -> tuple[Site, ...]:
@@ -96,11 +109,19 @@ class InsertionPlan:
         return tuple(site for site in self.sites if site.decision == "skip")
 
     @property
+    def why_skipped(self) -> str:
+        """The reasons of the skipped sites, each once, with how many sites it holds for and the first of them."""
+        of_reason: dict[str, list[str]] = {}
+        for site in self.skipped:
+            of_reason.setdefault(site.reason, []).append(site.name)
+        return "; ".join(f"{_few(names)}: {reason}" for reason, names in of_reason.items())
+
+    @property
     def structure(self) -> tuple[Any, ...]:
         """What the plan makes of a model, whatever example it was found with; equal structures are interchangeable."""
         names = ("name", "attach", "layer", "owner", "function", "activation", "call_index", "channels", "channel_dim")
         sites = tuple((*(getattr(site, name) for name in names), len(site.shape)) for site in self.inserted)
-        return (self.placement, self.norm, sites)
+        return (self.placement, self.norm, json.dumps(dict(self.norm_options), sort_keys=True), sites)
 
     def under(self, path: str) -> "InsertionPlan":
         """The same plan for a model that holds this one's model as its sub-module `path`."""
@@ -142,17 +163,12 @@ class InsertionPlan:
     def to_dict(self) -> dict[str, Any]:
         """The plan as JSON types with a version, as it is kept in checkpoints."""
         sites = [{**asdict(site), "shape": list(site.shape)} for site in self.sites]
-        return {
-            "version": PLAN_VERSION,
-            "placement": self.placement,
-            "norm": self.norm,
-            "entry": self.entry,
-            "sites": sites,
-        }
+        settings = {name: getattr(self, name) for name in _SETTINGS}
+        return {"version": PLAN_VERSION, **settings, "norm_options": dict(self.norm_options), "sites": sites}
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> "InsertionPlan":
-        """The plan that `to_dict` wrote.
+        """The plan that `to_dict` wrote, in this release or an earlier one.
 
         Args:
             data: The dictionary.
@@ -163,26 +179,40 @@ class InsertionPlan:
         Raises:
             PlanMismatchError: If it is no plan, or one of a version this release cannot read.
         """
-        if data.get("version") != PLAN_VERSION:
+        version = data.get("version")
+        if version not in range(1, PLAN_VERSION + 1):
             raise PlanMismatchError(
-                f"This release reads insertion plans of version {PLAN_VERSION}, and found {data.get('version')!r}; "
+                f"This release reads insertion plans of version 1 to {PLAN_VERSION}, and found {version!r}; "
                 "install the release of bn-lightning that wrote it."
             )
         names = {field.name for field in fields(Site)}
         wrong = [site for site in data.get("sites", ()) if set(site) != names]
-        if wrong or not {"placement", "norm", "entry", "sites"} <= set(data):
+        # The first version had no settings but these, and what it lacks has its default.
+        settings = {name: data[name] for name in _SETTINGS if name in data}
+        needed = _SETTINGS if version == PLAN_VERSION else ("placement", "norm", "entry")
+        if wrong or "sites" not in data or not set(needed) <= set(settings):
             raise PlanMismatchError("The insertion plan is incomplete; make it anew with plan_insertion.")
         sites = tuple(Site(**{**site, "shape": tuple(site["shape"])}) for site in data["sites"])
-        return InsertionPlan(data["placement"], data["norm"], data["entry"], sites)
+        return InsertionPlan(sites=sites, **settings)
 
     def table(self) -> "Table":
         """The plan as a rich table, one row a site."""
         from rich.table import Table
 
-        title = f"{len(self.inserted)} of {len(self.sites)} sites get a norm ({self.norm}, {self.placement})"
+        options = "".join(f", {name}={value}" for name, value in self.norm_options.items())
+        title = f"{len(self.inserted)} of {len(self.sites)} sites get a norm ({self.norm}{options}, {self.placement})"
         table = Table("site", "op", "layer", "shape", "channels", "attach", "decision", "reason", title=title)
         for site in self.sites:
             shape = "×".join(str(size) for size in site.shape)
             channels = f"{site.channels} (axis {site.channel_dim}, {site.channel_dim_source})"
             table.add_row(site.name, site.op, site.layer, shape, channels, site.attach, site.decision, site.reason)
         return table
+
+
+def _few(names: list[str], most: int = 3) -> str:
+    if len(names) <= most:
+        return ", ".join(names)
+    return f"{', '.join(names[:most])} and {len(names) - most} more"
+
+
+_SETTINGS = tuple(field.name for field in fields(InsertionPlan) if field.name != "sites")

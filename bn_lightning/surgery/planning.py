@@ -1,16 +1,30 @@
-"""Find the sites of a model with an example, and plan where norms go."""
+"""Run examples through a model, and plan where norms go."""
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any, get_args
 
 from torch import nn
 
 from bn_lightning.errors import NoSiteError, UnknownNameError
-from bn_lightning.surgery.graph import Call, Node, Trace
-from bn_lightning.surgery.plan import CUSTOM_NORM, NORMS, InsertionPlan, NormFactory, Placement, Site
+from bn_lightning.surgery.norm_kinds import check_norm
+from bn_lightning.surgery.plan import (
+    CUSTOM_NORM,
+    NORMS,
+    BiasChoice,
+    InsertionPlan,
+    NormFactory,
+    Placement,
+    Site,
+    SiteChoice,
+)
 from bn_lightning.surgery.policy import Policy
+from bn_lightning.surgery.selection import Selector, select
+from bn_lightning.surgery.sites import find_sites
 from bn_lightning.surgery.trace import trace_calls
+
+Example = tuple[tuple[Any, ...], Mapping[str, Any]]
 
 
 def plan_insertion(
@@ -20,8 +34,15 @@ def plan_insertion(
     *,
     placement: Placement = "before",
     norm: str | NormFactory = "batch",
-    exclude: Iterable[str] = (),
+    norm_options: Mapping[str, Any] | None = None,
+    site: SiteChoice = "nonlinearity",
+    include: Iterable[Selector] | None = None,
+    exclude: Iterable[Selector] = (),
+    inputs: bool = False,
+    existing: Iterable[str] = NORMS,
+    bias: BiasChoice = "freeze",
     entry: str = "forward",
+    more_examples: Iterable[Example] = (),
 ) -> InsertionPlan:
     """Run an example through a model once and decide for every nonlinearity whether a norm belongs there.
 
@@ -29,24 +50,35 @@ def plan_insertion(
     state are restored. Nothing is attached: `apply_plan` does that.
 
     Source: Ioffe & Szegedy 2015, section 3.2 puts the norm on the input of the nonlinearity
-    (`placement="before"`); Mishkin et al. 2016 found it better after it in some networks.
+    (`placement="before"`); Mishkin et al. 2016 found it better after it in some networks. At a residual
+    add the input of the nonlinearity is the sum; He et al. 2016 normalise each branch before the
+    sum (`site="affine"`).
 
     Args:
         model: Any module that runs on the example.
         args: Positional arguments of one call, a tuple; a batch of two samples or more.
         kwargs: Keyword arguments of the call.
         placement: "before" or "after" the nonlinearity.
-        norm: "batch", or a factory that makes a norm for a number of channels.
-        exclude: fnmatch patterns of sites to leave as they are.
+        norm: "batch", "layer", "group", "instance" or "rms", or a factory that makes a norm for a number of channels.
+        norm_options: Arguments of a norm that is named, such as `{"momentum": 0.01, "affine": False}`.
+        site: "nonlinearity" for the tensor that the nonlinearity receives, "affine" for the output of each layer
+            that reaches it through residual adds.
+        include: fnmatch patterns of site names, or module types, that alone get norms; None for all.
+        exclude: fnmatch patterns of site names, or module types, that are left as they are.
+        inputs: Whether the layers that read the raw inputs get a norm in front of them, in place of normalising
+            the data beforehand.
+        existing: Norms of the model that count as normalising already: a site behind or in front of one is skipped.
+        bias: "freeze" the bias of a layer whose mean the norm subtracts, or "keep" training it.
         entry: Name of the method to call.
+        more_examples: Further calls, pairs of args and kwargs, where one does not take every path of the model.
 
     Returns:
         The plan.
 
     Raises:
-        NoSiteError: If the example met no nonlinearity.
+        NoSiteError: If the examples met no nonlinearity, or `inputs` no layer that reads a raw input.
         TypeError: If `args` is not a tuple.
-        UnknownNameError: If the placement or norm does not exist, or a pattern matches no site.
+        UnknownNameError: If a choice, a norm or its option does not exist, or a pattern or type matches no site.
 
     Example:
         >>> import torch
@@ -54,145 +86,80 @@ def plan_insertion(
         >>> plan_insertion(model, (torch.randn(4, 3, 8, 8),)).inserted[0].channels
         8
     """
-    check_choices(placement, norm)
-    if not isinstance(args, tuple):
-        raise TypeError(f"args is the tuple of positional arguments, such as (x,); got {type(args).__name__}.")
+    check_choices(placement, norm, norm_options, site=site, existing=existing, bias=bias)
     model = getattr(model, "_orig_mod", model)
+    examples: list[Example] = [(args, kwargs or {}), *more_examples]
+    wrong = next((type(given).__name__ for given, _ in examples if not isinstance(given, tuple)), None)
+    if wrong is not None:
+        raise TypeError(f"args is the tuple of positional arguments, such as (x,); got {wrong}.")
     call = model if entry == "forward" else getattr(model, entry)
     try:
-        trace = trace_calls(model, lambda: call(*args, **(kwargs or {})))
+        trace = trace_calls(model, *(partial(call, *given, **named) for given, named in examples))
     except Exception as error:
         error.add_note(
             f"This happened while {type(model).__name__}.{entry} ran on the example, to find its activations."
         )
         raise
-    sites = _sites(trace, placement)
-    if not sites:
+    # What a factory makes is not known before it is called; it is taken to be a batch norm of some kind.
+    policy = Policy(
+        trace, existing=frozenset(existing), pools_time=norm == "batch" or callable(norm), placement=placement
+    )
+    found = find_sites(trace, policy, placement=placement, site=site, inputs=inputs)
+    if not found:
         raise NoSiteError(
             f"No nonlinearity was called when {type(model).__name__}.{entry} ran on the example, so there is no place "
             "for a norm. Check that the example takes the path with the activations in it."
         )
-    plan = InsertionPlan(placement, norm if isinstance(norm, str) else CUSTOM_NORM, entry, sites)
-    for pattern in exclude:
-        plan = plan.override(pattern, "skip")
-    return plan
+    if inputs and not any(candidate.attach == "input" for candidate in found):
+        raise NoSiteError(
+            f"inputs=True asks for a norm on the raw inputs, and no layer of {type(model).__name__} reads a floating-"
+            "point input directly, through reshaping at most. Leave it out."
+        )
+    sites = select(model, tuple(_possible(candidate, norm) for candidate in found), include=include, exclude=exclude)
+    name = norm if isinstance(norm, str) else CUSTOM_NORM
+    options, count = dict(norm_options or {}), len(examples)
+    return InsertionPlan(placement, name, entry, sites, options, bias, type(model).__name__, count)
 
 
-def check_choices(placement: str, norm: str | NormFactory) -> None:
-    """Refuse a placement or a norm that does not exist.
+def check_choices(
+    placement: str,
+    norm: str | NormFactory,
+    norm_options: Mapping[str, Any] | None = None,
+    *,
+    site: str = "nonlinearity",
+    existing: Iterable[str] = NORMS,
+    bias: str = "freeze",
+) -> None:
+    """Refuse choices that do not exist, before anything is run.
 
     Args:
         placement: "before" or "after".
         norm: Name of a norm, or a factory.
+        norm_options: Arguments of the norm.
+        site: "nonlinearity" or "affine".
+        existing: Names of norms.
+        bias: "freeze" or "keep".
 
     Raises:
-        UnknownNameError: If there is no such placement, or no norm of that name.
+        UnknownNameError: If there is no such placement, norm, option of the norm, site or treatment of the bias.
     """
-    if placement not in ("before", "after"):
+    if placement not in get_args(Placement):
         raise UnknownNameError(f"placement is 'before' or 'after' the nonlinearity, not {placement!r}.")
-    if isinstance(norm, str) and norm not in NORMS:
+    if site not in get_args(SiteChoice):
+        raise UnknownNameError(f"site is 'nonlinearity' or 'affine', not {site!r}.")
+    if bias not in get_args(BiasChoice):
+        raise UnknownNameError(f"bias is 'freeze' or 'keep', not {bias!r}.")
+    if placement == "after" and site == "affine":
         raise UnknownNameError(
-            f"No norm is called {norm!r}; the names are {', '.join(NORMS)}, or give a factory channels -> nn.Module."
+            "site='affine' puts norms on layers, before the nonlinearity; placement='after' has none."
         )
+    unknown = sorted(set(existing) - set(NORMS))
+    if unknown:
+        raise UnknownNameError(f"existing names norms among {', '.join(NORMS)}, not {', '.join(map(repr, unknown))}.")
+    check_norm(norm, norm_options)
 
 
-def _sites(trace: Trace, placement: Placement) -> tuple[Site, ...]:
-    policy = Policy(trace)
-    visits: dict[Call, list[Node]] = {}
-    for node in trace.nodes:
-        if node.role == "nonlinearity" and node.call is not None:
-            visits.setdefault(node.call, []).append(node)
-    calls_of = Counter(call.activation for call in visits)
-    sites: list[Site] = []
-    taken: set[str] = set()
-    for call, nodes in _by_producer(visits, policy, placement):
-        node = nodes[0]
-        source = trace.nodes[node.inputs[0]]
-        reason = next((text for text in map(policy.skip_reason, nodes) if text), "")
-        channel_dim, known = _channel_dim(source)
-        attach = _attach(policy, nodes, placement, once=call.activation is not None and calls_of[call.activation] == 1)
-        if not _attachable(call, attach):
-            reason = reason or "called outside every module's forward, where nothing can be attached"
-        layers = dict.fromkeys(policy.layer(visited) for visited in nodes)
-        if len(layers) > 1 and attach != "producer":
-            reason = reason or (
-                f"passed {len(nodes)} times behind different layers ({', '.join(layers)}), whose statistics one norm "
-                "would mix; give each an activation module of its own"
-            )
-        name = _name(call.owner, call.activation, node.op, call.index, attach, taken)
-        sites.append(
-            Site(
-                name=name,
-                op=node.op,
-                layer=policy.layer(node),
-                owner=call.owner or "",
-                function=call.function,
-                activation=call.activation or "",
-                call_index=call.index,
-                shape=source.shape,
-                channels=source.shape[channel_dim] if len(source.shape) > 1 and _attachable(call, attach) else 0,
-                channel_dim=channel_dim,
-                channel_dim_source="traced" if known else "guessed",
-                visits=len(nodes),
-                attach=attach,
-                decision="skip" if reason else "insert",
-                reason=reason or _insert_reason(source, attach, placement, len(nodes)),
-            )
-        )
-    return tuple(sites)
-
-
-def _by_producer(
-    visits: dict[Call, list[Node]], policy: Policy, placement: Placement
-) -> Iterator[tuple[Call, list[Node]]]:
-    """Each call with its visits; one that different layers feed, each alone, is a site for each of these layers."""
-    for call, nodes in visits.items():
-        producers = [policy.producer(node) for node in nodes]
-        if placement == "before" and None not in producers and len(set(producers)) > 1:
-            for layer in dict.fromkeys(producers):
-                yield call, [node for node, producer in zip(nodes, producers, strict=True) if producer == layer]
-        else:
-            yield call, nodes
-
-
-def _attachable(call: Call, attach: str) -> bool:
-    return call.owner is not None or attach == "producer"
-
-
-def _channel_dim(source: Node) -> tuple[int, bool]:
-    if source.channel_dim is not None:
-        return source.channel_dim, True
-    # Images, volumes and sequences of torch's convolutions carry channels at axis 1; token and feature
-    # tensors, the usual case for three axes and two, at the last.
-    return (1 - len(source.shape), False) if len(source.shape) > 3 else (-1, False)
-
-
-def _attach(
-    policy: Policy, nodes: list[Node], placement: Placement, *, once: bool
-) -> Literal["producer", "activation", "shared", "call"]:
-    call = nodes[0].call
-    producers = {policy.producer(node) for node in nodes}
-    if placement == "before" and len(producers) == 1 and None not in producers:
-        return "producer"
-    if call is not None and call.activation is not None:
-        return "activation" if once else "shared"
-    return "call"
-
-
-def _name(owner: str | None, activation: str | None, op: str, index: int, attach: str, taken: set[str]) -> str:
-    if activation is not None and attach != "shared" and activation not in taken:
-        name = activation
-    else:
-        last = op if activation is None else activation.rpartition(".")[2]
-        name = f"{owner}.{last}_{index}" if owner else f"{last}_{index}"
-    while name in taken:
-        name += "_"
-    taken.add(name)
-    return name
-
-
-def _insert_reason(source: Node, attach: str, placement: Placement, visits: int) -> str:
-    reason = f"{placement} the nonlinearity on the output of {source.layer or source.op}"
-    if visits > 1:
-        reason += f"; passed {visits} times a forward, which share statistics"
-    return reason
+def _possible(candidate: Site, norm: str | NormFactory) -> Site:
+    if norm == "instance" and len(candidate.shape) < 3 and candidate.decision == "insert":
+        return replace(candidate, decision="skip", reason="an instance norm needs axes of space or time")
+    return candidate

@@ -1,12 +1,21 @@
 """Decide for each nonlinearity of a trace whether a norm belongs there, with a reason in words."""
 
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Collection
+from typing import Literal
 
-from bn_lightning.surgery import ops
+from bn_lightning.surgery.causality import Causality
+from bn_lightning.surgery.endings import ending_reason
+from bn_lightning.surgery.gates import gate_reason
 from bn_lightning.surgery.graph import Node, Trace
+from bn_lightning.surgery.producers import Producers
+from bn_lightning.surgery.recurrence import Recurrence
+from bn_lightning.surgery.units import Unit, find_units
+from bn_lightning.surgery.walk import TRANSPARENT, Walk
 
-_TRANSPARENT = ("shape", "pass", "join")
+NORM_KINDS = ("batch", "layer", "group", "instance", "rms")
+"""What a norm that a model has already can be."""
+
+_WEIGHED = (*TRANSPARENT, "product", "matmul", "other")
 
 
 class Policy:
@@ -14,14 +23,31 @@ class Policy:
 
     Args:
         trace: The traced forward.
+        pools_time: Whether the norm's statistics pool over a time axis, as those of batch norm do.
+        existing: Which norms that the model has already count as normalising: some of "batch", "layer", "group",
+            "instance" and "rms".
+        placement: Whether the norm goes "before" or "after" the nonlinearity.
     """
 
-    def __init__(self, trace: Trace) -> None:
-        self._nodes = trace.nodes
-        self._outputs = trace.outputs
-        self._consumers = trace.consumers
-        self._returned = trace.returned
-        self._calls = Counter(node.layer for node in trace.nodes if node.role == "affine")
+    def __init__(
+        self,
+        trace: Trace,
+        *,
+        pools_time: bool = True,
+        existing: Collection[str] = NORM_KINDS,
+        placement: Literal["before", "after"] = "before",
+    ) -> None:
+        self._walk = Walk(trace)
+        self._units = find_units(self._walk)
+        self._producers = Producers(trace, self._walk, self._units)
+        self._recurrence = Recurrence(self._walk)
+        self._causality = Causality(self._walk) if pools_time else None
+        self._counted = frozenset(f"{kind}_norm" for kind in existing)
+        self._placement = placement
+        # A norm that does not count is no more than another operation on the way.
+        self._norm_above = self._walk.nearest_above(self._is_counted, through=(*TRANSPARENT, "product", "norm"))
+        uncounted = ("norm",) if set(NORM_KINDS) - set(existing) else ()
+        self._layer_above = self._walk.nearest_above(_is_affine, through=(*_WEIGHED, "loss", *uncounted))
 
     def skip_reason(self, node: Node) -> str:
         """Why no norm belongs at `node`, or an empty string where one does.
@@ -32,147 +58,126 @@ class Policy:
         Returns:
             The reason.
         """
-        source = self._nodes[node.inputs[0]]
-        if not source.is_floating or len(source.shape) < 2:
-            return f"its input of shape {source.shape} has no batch and channel axes of real numbers"
         if node.op == "glu":
             return "a gate: its input is content and gate in one tensor"
-        for rule in (self._normalised, self._no_affine, self._gate, self._head, self._recurrence):
-            reason = rule(node)
+        unit = self._unit_normalised_at(node)
+        for reason in (
+            self._within_a_unit(node),
+            self._normalised(node),
+            self._no_affine(node),
+            gate_reason(self._walk, node, unit),
+            ending_reason(self._walk, node, unit),
+            self._recurrence.reason(node),
+            self._causality.reason(node) if self._causality else "",
+            self._without_channels(node),
+            self._channels_lost(node),
+            self._unreachable(node),
+        ):
             if reason:
                 return reason
         return ""
 
     def layer(self, node: Node) -> str:
         """Path of the affine layer that makes the input of `node`, through norms and pass-through operations."""
-        for found in self._upstream(node, through=(*_TRANSPARENT, "norm", "product", "matmul", "other")):
+        for found in self._walk.upstream(node, through=(*_WEIGHED, "norm")):
             if found.role == "affine":
                 return found.layer
         return ""
 
     def producer(self, node: Node) -> str | None:
-        """Path of the layer whose output goes straight to `node` and nowhere else, or None."""
-        source = self._nodes[node.inputs[0]]
-        alone = self._consumers.get(source.index, ()) == (node.index,) and source.index not in self._outputs
-        if source.role != "affine" or not alone or not self._is_layer_output(source):
-            return None
-        # The hook sits on the layer, so every other call of the layer must be such a site as well.
-        for other in self._nodes:
-            if other.role == "affine" and other.layer == source.layer and other.index != source.index:
-                users = [self._nodes[index] for index in self._consumers.get(other.index, ())]
-                if len(users) != 1 or users[0].call != node.call or other.index in self._outputs:
-                    return None
-        return source.layer
+        """Path of the layer whose output goes straight to `node` and nowhere else, or None.
 
-    def _is_layer_output(self, source: Node) -> bool:
-        # A layer that applies its own activation returns something else than its affine result.
-        returned = (source.layer, source.index) in self._returned
-        return returned and source.op.startswith(("linear", "bilinear", "conv")) and source.layer != ""
+        An activation that is written out, such as `x * torch.sigmoid(x)`, counts as one reader; the first of its
+        nonlinearities stands for it.
+        """
+        return self._producers.behind(node)
+
+    def branches(self, node: Node) -> tuple[str, ...]:
+        """Paths of the layers that feed `node` through adds, concatenations and operations of shape.
+
+        Args:
+            node: A nonlinearity.
+
+        Returns:
+            The last layer of each branch, in the order of the forward, where a hook on its output would do.
+        """
+        return self._producers.branches(node)
+
+    def readers_of_inputs(self) -> tuple[tuple[str, Node], ...]:
+        """The layers that read the example itself, through operations of shape at most.
+
+        Returns:
+            Pairs of a layer's path and the node that it reads; the channel axis of that node is the one that the
+            layer mixes. A layer that also reads something else is left out.
+        """
+        return self._producers.of_inputs()
+
+    def _unit_normalised_at(self, node: Node) -> Unit | None:
+        """The written-out activation that `node` stands for, where a norm can go on its layer."""
+        unit = self._units.get(node.index)
+        if unit is None or unit.site != node.index or self._placement == "after" or self.producer(node) is None:
+            return None
+        return unit
+
+    def _within_a_unit(self, node: Node) -> str:
+        unit = self._units.get(node.index)
+        if unit is None or unit.site == node.index:
+            return ""
+        site = self._walk.nodes[unit.site]
+        if self._unit_normalised_at(site) is None:
+            return ""
+        layer = self._walk.nodes[unit.source].layer
+        return f"one activation with the {site.op} before it, whose site is on the layer {layer!r}"
+
+    def _is_counted(self, node: Node) -> bool:
+        return node.role == "norm" and node.op in self._counted
 
     def _normalised(self, node: Node) -> str:
-        for found in self._upstream(node, through=_TRANSPARENT):
-            if found.role == "norm":
-                return f"already normalised by {found.op} in {found.owner or 'the model'!r}"
-        for found in self._downstream([node], through=("shape", "pass")):
-            if found.role == "norm":
+        above = self._norm_above[node.index]
+        if above is not None:
+            found = self._walk.nodes[above]
+            return f"already normalised by {found.op} in {found.owner or 'the model'!r}"
+        unit = self._unit_normalised_at(node)
+        end = node if unit is None else self._walk.nodes[unit.result]
+        for found in self._walk.downstream(end, through=("shape", "pass", "norm")):
+            if self._is_counted(found):
                 return f"normalised right after by {found.op} in {found.owner or 'the model'!r}"
         return ""
 
     def _no_affine(self, node: Node) -> str:
-        kinds = self._upstream(node, through=(*_TRANSPARENT, "product", "matmul", "other", "loss"))
-        if any(found.role == "affine" for found in kinds):
+        if self._layer_above[node.index] is not None:
             return ""
         return "no affine layer between it and the input or the previous nonlinearity"
 
-    def _gate(self, node: Node) -> str:
-        branch = (*_TRANSPARENT, "product", "other", "nonlinearity")
-        # What the nonlinearity is computed from without a layer in between is the same branch as itself.
-        own = {found.index for found in self._upstream(node, through=branch)}
-        for other in self._factors(node, through=(*_TRANSPARENT, "nonlinearity")):
-            scaled = self._upstream(self._nodes[other], through=("pass", "join", "product", "other"))
-            if own & {other, *(found.index for found in scaled)}:
+    def _without_channels(self, node: Node) -> str:
+        source = self._walk.nodes[node.inputs[0]]
+        if source.is_floating and len(source.shape) > 1:
+            return ""
+        return f"its input of shape {source.shape} has no batch and channel axes of real numbers"
+
+    def _channels_lost(self, node: Node) -> str:
+        """Whether an operation picked one channel or reduced them, so that any other axis would be taken for theirs."""
+        source = self._walk.nodes[node.inputs[0]]
+        if source.channel_dim is not None or self.producer(node) is not None:
+            return ""
+        for found in [source, *self._walk.upstream(source, through=("shape", "pass", "join", "product", "other"))]:
+            before = self._walk.nodes[found.inputs[0]] if found.role == "shape" and found.inputs else None
+            if before is None or found.channel_dim is not None or before.channel_dim is None:
+                continue
+            if before.shape[before.channel_dim] > 1:
                 return (
-                    f"with the product behind it one activation (x·{node.op}(x)); use its module form to normalise it"
+                    f"{found.op} picked one of the channels or reduced them before it, so that no axis holds channels"
                 )
-        if node.op in ops.GATING and any(True for _ in self._factors(node, through=_TRANSPARENT)):
-            return "a gate: its output is multiplied with another branch"
         return ""
 
-    def _factors(self, node: Node, *, through: Iterable[str]) -> Iterator[int]:
-        """What the output of `node` is multiplied with, other than by itself and by constants."""
-        for found in self._downstream([node], through=through, single_input=True):
-            if found.role == "product":
-                for index in found.inputs:
-                    if self._is_data(index) and not self._descends(index, node.index):
-                        yield index
-
-    def _head(self, node: Node) -> str:
-        following = list(self._downstream([node], through=None))
-        if any(found.role in ("affine", "matmul") for found in following):
+    def _unreachable(self, node: Node) -> str:
+        if node.in_call or (self._placement == "before" and self.producer(node) is not None):
             return ""
-        if node.op in ops.SATURATING:
-            return "an output head: no affine layer follows"
-        if all(found.role in ("shape", "loss") or self._only_scales(found) for found in following):
-            return "an output head: the model's last operation"
-        return ""
+        return (
+            f"{node.op} is spelled with other functions, so that its input is not the first argument of one call, and "
+            "no layer feeds it alone; call the function or module of that name on it to have it normalised"
+        )
 
-    def _only_scales(self, node: Node) -> bool:
-        data = [index for index in node.inputs if self._is_data(index)]
-        return node.role in ("join", "product") and len(data) == 1
 
-    def _recurrence(self, node: Node) -> str:
-        fed_by = self._repeated_layers(node)
-        if not fed_by:
-            return ""
-        related = list(self._upstream(node, through=None)) + list(self._downstream([node], through=None))
-        for found in related:
-            if found.role == "nonlinearity" and found.op == node.op and fed_by & self._repeated_layers(found):
-                layer = sorted(fed_by)[0]
-                return f"recurrent through {layer!r}: each step needs statistics of its own (a sequence-wise norm)"
-        return ""
-
-    def _repeated_layers(self, node: Node) -> set[str]:
-        found = self._upstream(node, through=(*_TRANSPARENT, "product"))
-        return {other.layer for other in found if other.role == "affine" and self._calls[other.layer] > 1}
-
-    def _is_data(self, index: int) -> bool:
-        """Whether a node depends on the example, not on parameters and constants alone."""
-        node = self._nodes[index]
-        return node.role not in ("parameter",) and (bool(node.inputs) or node.owner is None)
-
-    def _descends(self, index: int, ancestor: int) -> bool:
-        node = self._nodes[index]
-        return index == ancestor or any(found.index == ancestor for found in self._upstream(node, through=None))
-
-    def _upstream(self, node: Node, *, through: Iterable[str] | None) -> Iterator[Node]:
-        """Nodes that feed `node`, nearest first; the search goes on behind the roles in `through` (None: all)."""
-        return self._search([node.index], lambda found: found.inputs, through)
-
-    def _downstream(
-        self, nodes: list[Node], *, through: Iterable[str] | None, single_input: bool = False
-    ) -> Iterator[Node]:
-        def step(found: Node) -> tuple[int, ...]:
-            users = self._consumers.get(found.index, ())
-            if not single_input:
-                return users
-            data = [index for index in found.inputs if self._is_data(index)]
-            return users if found in nodes or len(data) == 1 else ()
-
-        return self._search([node.index for node in nodes], step, through)
-
-    def _search(
-        self, start: list[int], step: Callable[[Node], tuple[int, ...]], through: Iterable[str] | None
-    ) -> Iterator[Node]:
-        allowed = None if through is None else frozenset(through)
-        queue, seen = deque(start), set(start)
-        while queue:
-            index = queue.popleft()
-            node = self._nodes[index]
-            if index not in start:
-                yield node
-                if allowed is not None and node.role not in allowed:
-                    continue
-            for following in step(node):
-                if following not in seen:
-                    seen.add(following)
-                    queue.append(following)
+def _is_affine(node: Node) -> bool:
+    return node.role == "affine"

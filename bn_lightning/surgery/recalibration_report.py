@@ -1,5 +1,6 @@
 """What a recalibration estimated, from how much, and how far it moved each norm."""
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -66,11 +67,13 @@ class RecalibrationReport:
     """The outcome of one recalibration.
 
     Attributes:
-        estimator: ``"pooled"`` or ``"paper"``.
-        batches: Batches the statistics come from, over all ranks.
+        estimator: Its name, see `recalibrate_batch_norm`.
+        batches: Batches the statistics come from, over all ranks; merged ones count once.
         left_out: Batches left out, as some norm received fewer than two values a channel.
         layers: The norms that have new statistics.
         skipped: The norms that keep their old ones, with reasons.
+        loss_before: What the loss was with the old statistics; None where no loss was given.
+        loss_after: What it is with the new ones.
     """
 
     estimator: str
@@ -78,6 +81,21 @@ class RecalibrationReport:
     left_out: int
     layers: tuple[RecalibratedNorm, ...]
     skipped: tuple[SkippedNorm, ...]
+    loss_before: float | None = None
+    loss_after: float | None = None
+
+    def far(self, drift: float) -> tuple[RecalibratedNorm, ...]:
+        """The norms whose statistics moved far.
+
+        Args:
+            drift: How many old σ a mean may move; σ itself may move by the factor 1 + `drift`.
+
+        Returns:
+            Those that moved further.
+        """
+        # A ratio of variances is the square of one of standard deviations.
+        most = 2 * math.log1p(drift)
+        return tuple(norm for norm in self.layers if norm.mean_drift > drift or abs(norm.log_variance_ratio) > most)
 
     def table(self) -> "pd.DataFrame":
         """One row a norm.
@@ -112,8 +130,9 @@ class RecalibrationReport:
     def __str__(self) -> str:
         furthest = max(self.layers, key=lambda norm: norm.mean_drift)
         widest = max(self.layers, key=lambda norm: abs(norm.log_variance_ratio))
+        loss = "" if self.loss_after is None else f"; loss {self.loss_before:.4g} → {self.loss_after:.4g}"
         return (
             f"{len(self.layers)} batch norms from {self.batches} batches ({self.estimator}): the mean moved by up to "
             f"{furthest.mean_drift:.3g} σ ({furthest.layer}), the log variance by up to "
-            f"{widest.log_variance_ratio:+.3g} ({widest.layer}); {len(self.skipped)} skipped"
+            f"{widest.log_variance_ratio:+.3g} ({widest.layer}); {len(self.skipped)} skipped{loss}"
         )

@@ -55,8 +55,9 @@ def preserve_buffers(model: nn.Module) -> Iterator[None]:
         with torch.no_grad():
             for module, name, buffer, values in saved:
                 module._buffers[name] = buffer
-                # Unchanged buffers are left alone: one that is an expanded view cannot be written to.
-                if buffer is not None and values is not None and not torch.equal(buffer, values):
+                # Unchanged buffers are left alone: one that is an expanded view cannot be written to. Those on the
+                # meta device have no values.
+                if buffer is not None and values is not None and not buffer.is_meta and not torch.equal(buffer, values):
                     buffer.copy_(values)
 
 

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from bn_lightning.errors import PlanMismatchError
-from bn_lightning.surgery.frames import Action, OwnerForward, calling_frame, suspend_in_children
+from bn_lightning.surgery.frames import Action, calling_frame, suspend_in_children
+from bn_lightning.surgery.owner_forward import OwnerForward
 from bn_lightning.surgery.plan import Site
 
 Receiver = Callable[[str, int, Tensor, int], None]
@@ -102,6 +103,10 @@ def _put_on(model: nn.Module, sites: Sequence[Site], receive: Receiver, taps: Ta
     owners: dict[str, dict[str, dict[int, list[Action]]]] = {}
     for position, site in enumerate(sites):
         action = _Receive(receive, position, site)
+        if site.attach == "input":
+            reader = _module(model, site.layer)
+            taps._handles.append(reader.register_forward_pre_hook(_before_activation(action, site)))
+            continue
         if site.attach == "producer":
             taps._handles.append(_module(model, site.layer).register_forward_hook(_after_layer(action)))
             continue

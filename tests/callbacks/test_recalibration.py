@@ -31,6 +31,7 @@ from bn_lightning.callbacks import recalibration
 from bn_lightning.callbacks.insertion import BatchNormInsertion
 from bn_lightning.callbacks.recalibration import BatchNormRecalibration
 from bn_lightning.errors import NoEffectWarning, StatisticsWarning, UnknownNameError
+from bn_lightning.surgery.recalibrate import recalibrate_batch_norm
 
 pytestmark = [
     # Lightning's advice on loaders is not what is tested.
@@ -484,12 +485,225 @@ def test_a_step_without_index_and_one_that_needs_gradients(tmp_path):
     assert "forward=..." in raised.value.__notes__[0]
 
 
-@pytest.mark.parametrize(
-    "averaging", [WeightAveraging, EMAWeightAveraging, lambda: StochasticWeightAveraging(swa_lrs=0.1)]
-)
-def test_weight_averaging_is_refused(tmp_path, averaging):
-    with pytest.raises(MisconfigurationException, match=r"swaps other weights in.*after fit"):
-        fit(tmp_path, averaging(), BatchNormRecalibration())
+AVERAGES = {
+    "mean": WeightAveraging,
+    "EMA": lambda: EMAWeightAveraging(decay=0.7),
+    "EMA without buffers": lambda: EMAWeightAveraging(decay=0.7, use_buffers=False),
+}
+
+
+class AverageRecorder(pytorch_lightning.Callback):
+    """The averaged weights and statistics at the start of every training batch; put it last."""
+
+    def __init__(self, averaging):
+        self.averaging = averaging
+        self.states = []
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        state = self.averaging._average_model.state_dict()
+        self.states.append({name: value.clone() for name, value in state.items()})
+
+
+@pytest.mark.parametrize("make", AVERAGES.values(), ids=AVERAGES)
+@pytest.mark.parametrize("first", [True, False], ids=["ours behind", "ours first"])
+def test_averaged_weights_are_the_ones_recalibrated(tmp_path, make, first):
+    averaging, checkpoint = make(), ModelCheckpoint(tmp_path, monitor="val_loss", save_top_k=3, save_last=True)
+    callback, module = BatchNormRecalibration(), Module()
+    callbacks = [averaging, callback] if first else [callback, averaging]
+    fit(tmp_path, *callbacks, checkpoint, module=module, train=in_order(8), max_epochs=3, enable_checkpointing=True)
+    paths = {*checkpoint.best_k_models, checkpoint.last_model_path}
+    assert len(paths) == 4
+    for path in paths:
+        saved = load(path)
+        assert saved[MARK]["kind"] == "population"
+        assert_population(saved["state_dict"], batch_size=8)
+        assert not torch.equal(saved["state_dict"]["net.0.weight"], saved["current_model_state"]["net.0.weight"])
+    assert_population(module.state_dict(), batch_size=8)
+    assert_same([module.state_dict()], [load(checkpoint.last_model_path)["state_dict"]])
+    best = Module()
+    best.load_state_dict(load(checkpoint.best_model_path)["state_dict"])
+    best.eval()
+    losses = [best.loss(batch).item() for batch in loaders()[1]]
+    assert_close(checkpoint.best_model_score.item(), sum(losses) / 2)
+
+
+@pytest.mark.parametrize("make", AVERAGES.values(), ids=AVERAGES)
+def test_training_and_its_average_are_the_same_to_the_bit(tmp_path, make):
+    recorded = []
+    for ours in ((), (BatchNormRecalibration(),)):
+        averaging, states = make(), Recorder()
+        average = AverageRecorder(averaging)
+        _, module = fit(tmp_path, averaging, *ours, states, average, val_check_interval=0.4)
+        recorded.append((states.states, average.states, list(module.named_parameters())))
+    (plain, plain_average, plain_end), (states, average, end) = recorded
+    assert_same(states, plain)
+    assert_same(average, plain_average)
+    assert_same([dict(end)], [dict(plain_end)])
+
+
+def test_a_resumed_average_goes_on_as_it_was(tmp_path):
+    """Without dropout and shuffling, as plain Lightning does."""
+
+    def run(folder, callbacks, epochs, ckpt=None):
+        net, averaging = network(), EMAWeightAveraging(decay=0.7)
+        net[3].p = 0.0
+        average, states, checkpoint = AverageRecorder(averaging), Recorder(), ModelCheckpoint(folder)
+        fit(
+            tmp_path, averaging, *callbacks, states, average, checkpoint, module=Module(net), train=in_order(8),
+            max_epochs=epochs, enable_checkpointing=True, ckpt=ckpt,
+        )  # fmt: skip
+        return states.states, average.states, checkpoint.best_model_path
+
+    plain, plain_average, _ = run(tmp_path / "plain", [], 3)
+    *_, path = run(tmp_path / "ours", [BatchNormRecalibration()], 2)
+    states, average, _ = run(tmp_path / "ours", [BatchNormRecalibration()], 3, ckpt=path)
+    assert_same(states, plain[-10:])
+    assert_same(average, plain_average[-5:])
+
+
+def test_a_second_fit_with_an_average_goes_on_from_the_running_average(tmp_path):
+    recorded = []
+    for ours in ((), (BatchNormRecalibration(),)):
+        module, recorder = Module(), Recorder()
+        for _ in range(2):
+            fit(tmp_path, EMAWeightAveraging(decay=0.7), *ours, recorder, module=module)
+        recorded.append(recorder.states)
+    assert_same(*recorded)
+
+
+def test_without_a_validation_loop_the_average_is_recalibrated_at_the_end_of_the_epoch(tmp_path):
+    checkpoint = ModelCheckpoint(tmp_path, save_top_k=-1)
+    _, module = fit(
+        tmp_path, EMAWeightAveraging(decay=0.7), BatchNormRecalibration(), checkpoint, module=Plain(),
+        train=in_order(8), val=None, enable_checkpointing=True,
+    )  # fmt: skip
+    paths = sorted(Path(tmp_path).glob("*.ckpt"))
+    assert len(paths) == 2
+    for path in paths:
+        assert load(path)[MARK]["kind"] == "population"
+        assert_population(load(path)["state_dict"], batch_size=8)
+    assert_population(module.state_dict(), batch_size=8)
+
+
+def test_weights_alone_of_an_average_say_that_they_carry_running_statistics(tmp_path):
+    """Lightning writes the weights of training there, not their average."""
+    every_epoch = ModelCheckpoint(tmp_path, save_weights_only=True, save_top_k=-1)
+    recorder = Recorder()
+    fit(
+        tmp_path, EMAWeightAveraging(decay=0.7), BatchNormRecalibration(), recorder, every_epoch,
+        enable_checkpointing=True,
+    )  # fmt: skip
+    first = load(min(Path(tmp_path).glob("*.ckpt")))
+    assert first[MARK] == {"kind": "running", "estimator": "pooled", "global_step": 5}
+    assert torch.equal(first["state_dict"]["net.1.running_mean"], recorder.states[10]["1.running_mean"])
+
+
+@pytest.mark.parametrize("options", [{"max_epochs": 4}, {"max_epochs": -1, "max_steps": 20}], ids=str)
+def test_stochastic_weight_averaging_ends_with_the_statistics_of_the_average(tmp_path, options):
+    recorded, reports = [], []
+    for callback in (None, BatchNormRecalibration()):
+        averaging, recorder = StochasticWeightAveraging(swa_lrs=0.1, swa_epoch_start=2), Recorder()
+        ours = [] if callback is None else [callback]
+        _, module = fit(tmp_path, averaging, *ours, recorder, train=in_order(8), **options)
+        recorded.append(recorder.states)
+        reports.append(module)
+    plain, ours = reports
+    assert_same([dict(ours.named_parameters())], [dict(plain.named_parameters())])
+    assert_population(ours.state_dict(), batch_size=8)
+    assert_same(*recorded)
+
+
+def test_stochastic_weight_averaging_comes_first(tmp_path):
+    with pytest.raises(MisconfigurationException, match=r"after BatchNormRecalibration.*behind it: callbacks="):
+        fit(tmp_path, BatchNormRecalibration(), StochasticWeightAveraging(swa_lrs=0.1))
+
+
+def test_stochastic_weight_averaging_validates_the_weights_of_training_with_their_statistics(tmp_path):
+    checkpoint = ModelCheckpoint(tmp_path, monitor="val_loss", save_top_k=-1)
+    averaging = StochasticWeightAveraging(swa_lrs=0.1, swa_epoch_start=2)
+    fit(
+        tmp_path, averaging, BatchNormRecalibration(), checkpoint, train=in_order(8), max_epochs=4,
+        enable_checkpointing=True,
+    )  # fmt: skip
+    paths = sorted(Path(tmp_path).glob("*.ckpt"))
+    assert len(paths) == 5
+    for path in paths:
+        assert_population(load(path)["state_dict"], batch_size=8)
+
+
+class BatchMoments(pytorch_lightning.Callback):
+    """What the norms of every training batch received, recomputed in float64 from the weights before its step."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        self.seen.append(norm_inputs(module.net, [batch[0]]))
+
+
+def without_dropout():
+    net = network()
+    net[3].p = 0.0
+    return Module(net)
+
+
+def test_the_last_batches_of_training(tmp_path):
+    callback, moments, checkpoint = (
+        BatchNormRecalibration(estimator="last_batches", num_batches=3),
+        BatchMoments(),
+        ModelCheckpoint(tmp_path, save_top_k=-1, monitor="val_loss"),
+    )
+    fit(tmp_path, callback, moments, checkpoint, module=without_dropout(), enable_checkpointing=True)
+    assert (callback.last_report.estimator, callback.last_report.batches) == ("last_batches", 3)
+    for path, last in zip(sorted(Path(tmp_path).glob("*.ckpt")), (moments.seen[2:5], moments.seen[7:]), strict=True):
+        saved = load(path)
+        assert saved[MARK]["estimator"] == "last_batches"
+        for name in ("1", "5"):
+            mean, variance = paper_statistics([inputs[name][0] for inputs in last])
+            # Theirs are sums in float32 of what was computed twice.
+            assert_close(saved["state_dict"][f"net.{name}.running_mean"], mean.float(), rtol=1e-5, atol=1e-5)
+            assert_close(saved["state_dict"][f"net.{name}.running_var"], variance.float(), rtol=1e-5, atol=1e-5)
+
+
+def test_the_last_batches_change_nothing_of_training_and_leave_no_hook(tmp_path):
+    plain, ours = Recorder(), Recorder()
+    fit(tmp_path, plain, val_check_interval=0.4)
+    callback = BatchNormRecalibration(estimator="last_batches")
+    _, module = fit(tmp_path, callback, ours, module=Manual(), val_check_interval=0.4)
+    assert not any(part._forward_pre_hooks for part in module.modules())
+    assert callback.last_report.batches == 10
+    # Manual optimization needs no forward here, and takes the same steps.
+    assert_same(ours.states, plain.states)
+
+
+def test_the_last_batches_are_of_no_average(tmp_path):
+    for averaging in (WeightAveraging(), StochasticWeightAveraging(swa_lrs=0.1)):
+        with pytest.raises(MisconfigurationException, match=r"last_batches.*weights here are averaged.*pooled"):
+            fit(tmp_path, averaging, BatchNormRecalibration(estimator="last_batches"))
+
+
+@pytest.mark.parametrize("estimator", ["fixed_point", "ema"])
+def test_the_other_estimators_do_what_the_function_does(tmp_path, estimator):
+    callback = BatchNormRecalibration(estimator=estimator)
+    _, module = fit(tmp_path, callback, train=in_order(8), max_epochs=1)
+    expected = network()
+    expected.load_state_dict(module.net.state_dict())
+    if estimator == "ema":
+        for norm, running in zip((expected[1], expected[5]), callback.state_dict()["running"].values(), strict=True):
+            norm.running_mean.copy_(running["mean"])
+            norm.running_var.copy_(running["variance"])
+    batches = make_data().tensors[0].split(8)
+    recalibrate_batch_norm(expected, batches, estimator=estimator, warn_drift=None)
+    for name in ("1.running_mean", "1.running_var", "5.running_mean", "5.running_var"):
+        assert_close(module.net.state_dict()[name], expected.state_dict()[name])
+    assert callback.last_report.batches == (1 if estimator == "fixed_point" else 5)
+
+
+def test_small_batches_are_regrouped(tmp_path):
+    callback = BatchNormRecalibration(regroup=20)
+    _, module = fit(tmp_path, callback, train=in_order(4))
+    assert callback.last_report.batches == 2
+    assert_population(module.state_dict(), batch_size=20)
 
 
 def test_two_instances_are_refused(tmp_path):
@@ -520,8 +734,15 @@ def test_works_in_the_other_namespace(tmp_path):
 
 
 def test_bad_arguments():
-    with pytest.raises(UnknownNameError, match="no estimator 'mean'; choose one of pooled, paper"):
+    with pytest.raises(
+        UnknownNameError, match="no estimator 'mean'; choose one of pooled, paper, fixed_point, last_batches, ema"
+    ):
         BatchNormRecalibration(estimator="mean")
+    with pytest.raises(ValueError, match="regroup=8 merges batches"):
+        BatchNormRecalibration(estimator="paper", regroup=8)
+    for option in ({"forward": print}, {"batches": []}):
+        with pytest.raises(ValueError, match=r"last_batches.*forward= and batches= would never be used"):
+            BatchNormRecalibration(estimator="last_batches", **option)
     with pytest.raises(ValueError, match="num_batches=0 would never recalibrate"):
         BatchNormRecalibration(num_batches=0)
     with pytest.raises(ValueError, match="every_n_validations=0 would never"):

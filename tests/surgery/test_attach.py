@@ -2,6 +2,7 @@ import copy
 import io
 import shutil
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,9 +11,11 @@ from cases import CASES, FunctionalMLP, FunctionalResidual, ResidualBlock, Resid
 from oracles_models import HandWritten
 from torch import Tensor, nn
 
-from bn_lightning.errors import BatchSizeError, InsertionWarning, NoEffectWarning, NoSiteError, PlanMismatchError
-from bn_lightning.surgery.attach import apply_plan, insert_batch_norm, remove_batch_norm
+from bn_lightning.errors import InsertionWarning, NoEffectWarning, NoSiteError, PlanMismatchError
+from bn_lightning.surgery.attach import apply_plan, remove_batch_norm
 from bn_lightning.surgery.carried import plan_of
+from bn_lightning.surgery.insert import insert_batch_norm
+from bn_lightning.surgery.plan import InsertionPlan
 from bn_lightning.surgery.planning import plan_insertion
 
 PLACEMENTS = ("before", "after")
@@ -248,7 +251,7 @@ def test_a_plan_for_another_model_leaves_the_model_alone():
     plan = plan_insertion(ResidualNet(), (torch.randn(4, 3, 8, 8),))
     model = ResidualBlock()
     keys = list(model.state_dict())
-    with pytest.raises(PlanMismatchError, match=r"ResidualBlock does not have: blocks\.0"):
+    with pytest.raises(PlanMismatchError, match=r"ResidualBlock"):
         apply_plan(model, plan)
     assert list(model.state_dict()) == keys
 
@@ -291,14 +294,6 @@ def test_removal_after_training_warns_that_the_function_changed():
     model(torch.randn(6, 5))
     with pytest.warns(InsertionWarning, match="2 trained norms were removed"):
         remove_batch_norm(model)
-
-
-def test_a_batch_of_one_sample_names_the_site():
-    model = FunctionalMLP()
-    insert_batch_norm(model, (torch.randn(6, 5),))
-    with pytest.raises(BatchSizeError, match="batch norm at 'relu_0' received 1 value per channel"):
-        model(torch.randn(1, 5))
-    assert model.eval()(torch.randn(1, 5)).shape == (1, 3)
 
 
 def test_an_exception_in_a_forward_does_not_confuse_the_next_one():
@@ -410,28 +405,6 @@ def test_a_recursive_owner_counts_each_call_of_itself_apart():
     assert [int(norm.num_batches_tracked) for norm in norms] == [site.visits for site in plan.inserted] == [3, 3]
 
 
-def test_other_calls_than_in_the_example_are_warned_of_once():
-    class Moody(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.a, self.b, self.head, self.skip = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 1), False
-
-        def forward(self, x: Tensor) -> Tensor:
-            if not self.skip:
-                x = F.relu(self.a(x) + x)
-            return self.head(F.relu(self.b(x) + x))
-
-    model, x = Moody(), torch.randn(6, 4)
-    insert_batch_norm(model, (x,))
-    model(x)
-    model.skip = True
-    with pytest.warns(InsertionWarning, match=r"called torch.nn.functional.relu 1 times, and 2 times on the example"):
-        model(x)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        model(x)
-
-
 def test_norms_in_a_part_are_reported_and_described_for_the_whole():
     whole, x = nn.Sequential(FunctionalMLP(), nn.ReLU(), nn.Linear(3, 1)), torch.randn(6, 5)
     part = insert_batch_norm(whole[0], (x,))
@@ -499,8 +472,51 @@ def test_a_weight_used_in_a_function_and_a_parametrized_layer(make):
     assert norm.weight.grad.isfinite().all()
 
 
-def test_a_layer_that_receives_no_row_normalises_nothing():
-    model = FunctionalMLP()
-    insert_batch_norm(model, (torch.randn(6, 5),))
-    assert model(torch.randn(0, 5)).shape == (0, 3)
-    assert [int(norm.num_batches_tracked) for norm in norms_of(model)] == [0, 0]
+@pytest.mark.parametrize("norm", ["batch", "instance"])
+def test_a_plan_may_keep_the_bias(norm):
+    model, x = ResidualNet(), torch.randn(4, 3, 8, 8)
+    plan = replace(plan_insertion(model, (x,)), norm=norm, norm_options={"affine": True})
+    apply_plan(model, replace(plan, bias="keep"))
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    frozen = ResidualNet()
+    apply_plan(frozen, plan)
+    assert not frozen.stem.bias.requires_grad
+    remove_batch_norm(model)
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("norm", ["layer", "group", "instance", "rms"])
+@each_placement
+def test_every_kind_of_norm_survives_copies_checkpoints_pickles_and_the_compiler(norm, placement):
+    model, x = ResidualNet(), torch.randn(4, 3, 8, 8)
+    plan = replace(plan_insertion(model, (x,), placement=placement), norm=norm, norm_options={"affine": True})
+    apply_plan(model, plan)
+    with torch.no_grad():
+        for made in norms_of(model):
+            made.weight.uniform_(0.5, 2)
+    fresh = ResidualNet()
+    apply_plan(fresh, InsertionPlan.from_dict(plan.to_dict()))
+    fresh.load_state_dict(model.state_dict())
+    buffer = io.BytesIO()
+    torch.save(model, buffer)
+    buffer.seek(0)
+    expected = model(x)
+    for twin in (fresh, copy.deepcopy(model), torch.load(buffer, weights_only=False)):
+        torch.testing.assert_close(twin(x), expected)
+    torch._dynamo.reset()
+    torch.testing.assert_close(torch.compile(model, backend="eager", fullgraph=True)(x), expected)
+    with pytest.warns(InsertionWarning, match="5 trained norms were removed"):
+        remove_batch_norm(model)
+
+
+@each_case
+@each_placement
+def test_it_exports_with_a_batch_of_any_size(case, placement):
+    model = case.make()
+    insert_batch_norm(model, case.example(), placement=placement)
+    model(*case.example(8))
+    model.eval()
+    batch = torch.export.Dim("batch")
+    program = torch.export.export(model, case.example(), dynamic_shapes=({0: batch},)).module()
+    for size in (6, 3):
+        torch.testing.assert_close(program(*case.example(size)), model(*case.example(size)))

@@ -6,7 +6,6 @@ import torch
 from cases import FunctionalMLP, ResidualNet
 
 from bn_lightning.errors import PlanMismatchError
-from bn_lightning.surgery.attach import insert_batch_norm
 from bn_lightning.surgery.carried import plan_of
 from bn_lightning.surgery.checkpoint import (
     forget_plan_in_checkpoints,
@@ -14,6 +13,7 @@ from bn_lightning.surgery.checkpoint import (
     match_plan,
     write_plan,
 )
+from bn_lightning.surgery.insert import insert_batch_norm
 
 
 class Module(FunctionalMLP):

@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bn_lightning.surgery.frames import OwnerForward, calling_frame, suspend_in_children
+from bn_lightning.surgery.frames import calling_frame, suspend_in_children
+from bn_lightning.surgery.owner_forward import OwnerForward
 
 
 class Add:

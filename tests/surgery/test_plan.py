@@ -5,24 +5,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from cases import CASES, FunctionalMLP, FunctionalResidual
+from function_model import Function
 from torch import Tensor, nn
 
 from bn_lightning.errors import NoSiteError, PlanMismatchError, UnknownNameError
 from bn_lightning.surgery.plan import InsertionPlan
 from bn_lightning.surgery.planning import plan_insertion
-
-
-class Function(nn.Module):
-    """A model made of one function, with layers to call in it."""
-
-    def __init__(self, function, **layers: nn.Module) -> None:
-        super().__init__()
-        self.function = function
-        for name, layer in layers.items():
-            self.add_module(name, layer)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(self, x)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -68,7 +56,7 @@ def test_a_plan_survives_json(case):
             "a gate: its output is multiplied",
         ),
         (
-            Function(lambda m, x: m.b((lambda h: h * h.sigmoid())(m.a(x))), a=nn.Linear(4, 4), b=nn.Linear(4, 1)),
+            Function(lambda m, x: m.b((lambda h: h * h.sigmoid())(x + m.a(x))), a=nn.Linear(4, 4), b=nn.Linear(4, 1)),
             (4,),
             "one activation",
         ),
@@ -130,22 +118,6 @@ def test_a_call_in_the_step_itself_is_reached_through_its_layer():
     assert (site.attach, site.layer) == ("producer", "a")
 
 
-@pytest.mark.parametrize(
-    "activation",
-    [
-        lambda h: 0.5 * h * (1 + torch.tanh(0.8 * h)),
-        lambda h: h * torch.tanh(F.softplus(h)),
-        lambda h: h * F.relu6(h + 3) / 6,
-        lambda h: h * torch.sigmoid(1.7 * h),
-    ],
-)
-def test_an_activation_written_out_by_hand_is_not_normalised_in_one_of_its_factors(activation):
-    model = Function(lambda m, x: m.b(activation(m.a(x))), a=nn.Linear(4, 4), b=nn.Linear(4, 1))
-    plan = plan_insertion(model, (torch.randn(6, 4),))
-    assert not plan.inserted
-    assert any("one activation" in site.reason for site in plan.sites)
-
-
 def test_a_scaled_or_shifted_head_is_still_a_head():
     model = Function(lambda m, x: F.softplus(m.a(x)) + 1e-5, a=nn.Linear(4, 1))
     assert "output head" in plan_insertion(model, (torch.randn(6, 4),)).sites[0].reason
@@ -162,7 +134,7 @@ def test_a_parametrized_layer_is_known_by_its_own_name(wrap):
     ("function", "axis", "source"),
     [
         (lambda m, x: torch.cat([m.c(x), m.d(x)], 1), -2, "traced"),
-        (lambda m, x: torch.einsum("bcl,oc->bol", x, m.w), -1, "guessed"),
+        (lambda m, x: torch.einsum("bcl,oc->bol", x, m.w), -2, "traced"),
         (lambda m, x: m.c(x).max(2)[0], -1, "traced"),
         (lambda m, x: torch.baddbmm(m.w, x.transpose(1, 2), m.w.expand(len(x), -1, -1)), -1, "traced"),
     ],
@@ -231,7 +203,9 @@ def test_unknown_placement_norm_and_pattern():
         plan_insertion(model, args, placement="behind")
     with pytest.raises(UnknownNameError, match="No norm is called 'btach'; the names are batch"):
         plan_insertion(model, args, norm="btach")
-    with pytest.raises(UnknownNameError, match=r"No site matches 'decoder\.\*'; the plan's sites are: relu_0, tanh_0"):
+    with pytest.raises(
+        UnknownNameError, match=r"No site matches 'decoder\.\*' of exclude; the model's sites are: relu_0, tanh_0"
+    ):
         plan_insertion(model, args, exclude=["decoder.*"])
 
 
@@ -263,7 +237,7 @@ def test_nothing_can_be_attached_outside_a_forward():
 
 def test_a_plan_of_another_version_or_incomplete():
     data = plan_insertion(FunctionalMLP(), (torch.randn(3, 5),)).to_dict()
-    with pytest.raises(PlanMismatchError, match="reads insertion plans of version 1, and found 99"):
+    with pytest.raises(PlanMismatchError, match="reads insertion plans of version 1 to 2, and found 99"):
         InsertionPlan.from_dict({**data, "version": 99})
     broken = {**data, "sites": [{"name": "relu_0"}]}
     with pytest.raises(PlanMismatchError, match="The insertion plan is incomplete"):

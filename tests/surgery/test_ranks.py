@@ -13,6 +13,7 @@ from torch import nn
 from torch.testing import assert_close
 
 import bn_lightning
+from bn_lightning.surgery.recalibrate import recalibrate_batch_norm
 
 SCRIPT = """
     import sys
@@ -106,6 +107,17 @@ def test_all_ranks_hold_the_statistics_of_all_data(ranks, estimator, oracle):
         assert outcome[estimator]["gathers"] == 1
     for name, value in outcomes[0][estimator]["state"].items():
         assert torch.equal(outcomes[1][estimator]["state"][name], value)
+
+
+@pytest.mark.parametrize("estimator", ["pooled", "paper"])
+def test_two_processes_with_uneven_data_equal_one_process_on_all_of_it(ranks, estimator):
+    batches, outcomes = ranks
+    alone = model()
+    recalibrate_batch_norm(alone, batches[0] + batches[1], estimator=estimator)
+    for name, buffer in alone.named_buffers():
+        if not name.endswith("num_batches_tracked"):
+            # Sums are float64, so only the last rounding can differ.
+            assert_close(outcomes[0][estimator]["state"][name], buffer, rtol=1e-6, atol=0)
 
 
 def test_a_rank_that_fails_tells_the_others(ranks):

@@ -2,18 +2,21 @@
 
 import copy
 import math
+from dataclasses import dataclass
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import norm_inputs, paper_statistics, pooled_statistics
+from pytorch_lightning.utilities.combined_loader import CombinedLoader
 from torch import nn
 from torch.optim.swa_utils import update_bn
 from torch.testing import assert_close
+from torch.utils.data import DataLoader, IterableDataset
 
 from bn_lightning.errors import BatchSizeError, NonFiniteError, NoNormError, StatisticsWarning, UnknownNameError
-from bn_lightning.surgery.attach import insert_batch_norm
+from bn_lightning.surgery.insert import insert_batch_norm
 from bn_lightning.surgery.recalibrate import recalibrate_batch_norm
 
 ORACLES = {"pooled": pooled_statistics, "paper": paper_statistics}
@@ -202,9 +205,9 @@ def test_an_exception_half_way_leaves_the_old_statistics(error, at):
 def test_ctrl_c_while_writing_brings_the_old_statistics_back(monkeypatch):
     model = mlp()
     before = snapshot(model)
-    from bn_lightning.surgery import recalibrate
+    from bn_lightning.surgery import write_population
 
-    original, calls = recalibrate.running_statistics, []
+    original, calls = write_population.running_statistics, []
 
     def interrupted(norm):
         calls.append(norm)
@@ -212,7 +215,7 @@ def test_ctrl_c_while_writing_brings_the_old_statistics_back(monkeypatch):
             raise KeyboardInterrupt
         return original(norm)
 
-    monkeypatch.setattr(recalibrate, "running_statistics", interrupted)
+    monkeypatch.setattr(write_population, "running_statistics", interrupted)
     with pytest.raises(KeyboardInterrupt):
         recalibrate_batch_norm(model, batches_for(model))
     assert_as_before(model, before)
@@ -335,21 +338,48 @@ def test_a_subclass_with_another_layout_is_refused_by_name():
         recalibrate_batch_norm(ByName(ChannelsLast(4)), [torch.randn(5, 7, 4)])
 
 
-def test_a_single_last_sample_is_left_out_and_said():
+@pytest.mark.parametrize("sizes", [(8, 8, 1), (8, 1, 8, 1)])
+def test_a_single_sample_counts_as_one_and_is_normalised_by_the_others(sizes):
+    model = mlp()
+    batches = batches_for(model, sizes)
+    report = recalibrate_batch_norm(model, batches)
+    assert (report.batches, report.left_out) == (len(sizes), 0)
+    assert [layer.count for layer in report.layers] == [sum(sizes)] * 2
+    mean, variance = pooled_statistics([model[0](torch.cat(batches))])
+    assert_close(model[1].running_mean, mean.float())
+    assert_close(model[1].running_var, variance.float())
+    # Float64: the second norm receives single samples through the first one as the others alone set it.
+    large, single = ([batch for batch in batches if (len(batch) > 1) is many] for many in (True, False))
+    inputs = norm_inputs(model, large)
+    mean, variance = pooled_statistics(inputs["1"])
+    wide = copy.deepcopy(model).double()
+    for x in single:
+        normalised = (wide[0](x.double()) - mean) / (variance + model[1].eps).sqrt()
+        inputs["5"].append(wide[4](torch.sigmoid(normalised)))
+    mean, variance = pooled_statistics(inputs["5"])
+    assert_close(model[5].running_mean, mean.float())
+    assert_close(model[5].running_var, variance.float())
+
+
+@pytest.mark.parametrize("estimator", ["paper", "ema"])
+def test_a_single_last_sample_is_left_out_and_said_where_its_variance_is_needed(estimator):
     model = mlp()
     batches = batches_for(model, (8, 8, 1))
-    with pytest.warns(StatisticsWarning, match="1 of 3 batches were left out.*drop_last"):
-        report = recalibrate_batch_norm(model, batches)
+    with pytest.warns(StatisticsWarning, match=f"1 of 3 batches were left out.*{estimator}.*drop_last"):
+        report = recalibrate_batch_norm(model, batches, estimator=estimator)
     assert (report.batches, report.left_out) == (2, 1)
-    assert_statistics(model, batches[:2])
+    expected = mlp()
+    recalibrate_batch_norm(expected, batches[:2], estimator=estimator)
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(model.buffers(), expected.buffers(), strict=True))
 
 
 @pytest.mark.parametrize("norm", [nn.SyncBatchNorm(4), Doubling(4)], ids=lambda norm: type(norm).__name__)
 def test_a_single_last_sample_at_a_norm_with_its_own_forward(norm):
     batches = batches_for(mlp(), (8, 8, 1))
-    with pytest.warns(StatisticsWarning, match="1 of 3 batches were left out"):
-        recalibrate_batch_norm(norm, batches)
-    assert_close(norm.running_mean, pooled_statistics(batches[:2])[0].float())
+    assert recalibrate_batch_norm(norm, batches).batches == 3
+    mean, variance = pooled_statistics(batches)
+    assert_close(norm.running_mean, mean.float())
+    assert_close(norm.running_var, variance.float())
 
 
 def test_a_single_sample_with_several_positions_is_enough():
@@ -374,9 +404,17 @@ def test_non_finite_statistics_name_the_layer_and_write_nothing(bad, where):
     before = snapshot(model)
     batches = batches_for(model, [3] * 80)
     batches[where][0, 0] = bad
-    with pytest.raises(NonFiniteError, match="'1', '5' are NaN or infinite"):
+    with pytest.raises(NonFiniteError, match=rf"'1', '5' are NaN or infinite.*in batch {where} \(from 0\), at '1'"):
         recalibrate_batch_norm(model, batches)
     assert_as_before(model, before)
+
+
+def test_a_layer_that_breaks_in_the_middle_is_named():
+    model = mlp()
+    with torch.no_grad():
+        model[4].weight.fill_(math.nan)
+    with pytest.raises(NonFiniteError, match=r"'5' are NaN or infinite.*batch 0 \(from 0\), at '5'"):
+        recalibrate_batch_norm(model, batches_for(model))
 
 
 def test_an_overflow_in_the_buffers_type_is_non_finite():
@@ -387,7 +425,9 @@ def test_an_overflow_in_the_buffers_type_is_non_finite():
 
 def test_bad_arguments():
     model = mlp()
-    with pytest.raises(UnknownNameError, match="no estimator 'mean'; choose one of pooled, paper"):
+    with pytest.raises(
+        UnknownNameError, match="no estimator 'mean'; choose one of pooled, paper, fixed_point, last_batches, ema"
+    ):
         recalibrate_batch_norm(model, [], estimator="mean")
     with pytest.raises(ValueError, match="num_batches=0 leaves no batch"):
         recalibrate_batch_norm(model, [], num_batches=0)
@@ -536,6 +576,33 @@ def test_a_forward_that_varies_is_noticed():
     assert [layer.count for layer in report.layers] == [80, 85]
 
 
+class TakingTurns(nn.Module):
+    """Runs its two branches in an order that the input decides."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.branches = nn.ModuleList(nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)) for _ in range(2))
+        self.head = nn.Linear(4, 1)
+        self.heads = 0
+
+    def forward(self, x):
+        branches = self.branches if x[0, 0] > 0 else self.branches[::-1]
+        total = sum(branch(x) for branch in branches)
+        self.heads += 1
+        return self.head(total)
+
+
+def test_norms_whose_order_varies_are_all_seen_before_the_stop():
+    batches = list(torch.randn(16, 6, 4, generator=torch.Generator().manual_seed(0)))
+    assert 4 < sum(bool(batch[0, 0] > 0) for batch in batches) < 12
+    model, whole = TakingTurns(), TakingTurns()
+    recalibrate_batch_norm(model, batches)
+    recalibrate_batch_norm(whole, batches, stop_after_last_norm=False)
+    assert (model.heads, whole.heads) == (5, 16)
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(model.buffers(), whole.buffers(), strict=True))
+
+
 def test_a_compiled_model():
     model = mlp(dropout=0.0)
     compiled = torch.compile(model, backend="eager")
@@ -605,3 +672,263 @@ def test_inserted_norms_let_the_forward_stop_after_the_last_of_them(placement):
         )
     model(batches[0])
     assert len(heads) == 6
+
+
+# Estimators
+
+
+def evaluation_inputs(model, batches):
+    """What every norm of the chain receives in evaluation, in float64."""
+    x, inputs = torch.cat(batches).double(), {}
+    for name, module in copy.deepcopy(model).double().eval().named_children():
+        if name in norms_of(model):
+            inputs[name] = [x]
+        x = module(x)
+    return inputs
+
+
+@pytest.mark.parametrize("make", [mlp, cnn])
+def test_the_fixed_point_is_what_evaluation_sees_where_all_batches_fit_into_one(make):
+    model = make()
+    batches = batches_for(model, (2, 3, 7, 1))
+    report = recalibrate_batch_norm(model, batches, estimator="fixed_point")
+    assert (report.estimator, report.batches) == ("fixed_point", 1)
+    for name, inputs in evaluation_inputs(model, batches).items():
+        mean, variance = pooled_statistics(inputs)
+        assert_close(model.get_submodule(name).running_mean, mean.float())
+        assert_close(model.get_submodule(name).running_var, variance.float())
+
+
+def test_larger_merged_batches_come_nearer_to_the_fixed_point():
+    batches = list(torch.randn(200, 2, 4, generator=torch.Generator().manual_seed(0)))
+    exact, errors = mlp(), []
+    recalibrate_batch_norm(exact, batches, estimator="fixed_point")
+    for regroup in (None, 8, 50):
+        model = mlp()
+        recalibrate_batch_norm(model, batches, regroup=regroup)
+        errors.append((model[5].running_var / exact[5].running_var - 1).abs().mean().item())
+    assert errors[0] > 3 * errors[1] > 9 * errors[2]
+
+
+def test_regrouping_pools_the_merged_batches_and_counts_them():
+    model = mlp()
+    batches = batches_for(model, (3, 3, 3, 8, 1))
+    report = recalibrate_batch_norm(model, [(batch, None) for batch in batches], regroup=7)
+    assert report.batches == 4  # 3 + 3, 3, 8 as it is, 1
+    expected = mlp()
+    merged = [torch.cat(batches[:2]), *batches[2:]]
+    recalibrate_batch_norm(expected, merged)
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(model.buffers(), expected.buffers(), strict=True))
+
+
+def test_num_batches_counts_batches_before_they_are_merged():
+    report = recalibrate_batch_norm(mlp(), batches_for(mlp(), [4] * 9), regroup=8, num_batches=4)
+    assert (report.batches, report.layers[0].count) == (2, 16)
+
+
+@pytest.mark.parametrize("estimator", ["paper", "ema"])
+def test_what_is_defined_by_batches_of_training_is_not_regrouped(estimator):
+    with pytest.raises(ValueError, match=rf"regroup=8 merges batches.*estimator='{estimator}' is defined by"):
+        recalibrate_batch_norm(mlp(), batches_for(mlp()), estimator=estimator, regroup=8)
+    with pytest.raises(ValueError, match="regroup=1 samples a batch have no variance"):
+        recalibrate_batch_norm(mlp(), batches_for(mlp()), regroup=1)
+
+
+@pytest.mark.parametrize("momentum", [0.1, 0.5, None])
+def test_ema_takes_the_steps_that_torch_takes(momentum):
+    model = mlp(dropout=0.0, momentum=momentum)
+    batches = batches_for(model, [5] * 70)
+    model(batches[3])
+    model(batches[4])
+    expected = copy.deepcopy(model)
+    report = recalibrate_batch_norm(model, batches, estimator="ema", warn_drift=None)
+    for batch in batches:
+        expected(batch)
+    assert report.batches == 70
+    for name, norm in norms_of(model).items():
+        theirs = expected.get_submodule(name)
+        # Theirs rounds to float32 at each of 70 steps.
+        assert_close(norm.running_mean, theirs.running_mean, rtol=1e-5, atol=1e-6)
+        assert_close(norm.running_var, theirs.running_var, rtol=1e-5, atol=1e-6)
+        assert int(norm.num_batches_tracked) == 2
+
+
+def test_ema_of_ranks_is_averaged_by_their_batches():
+    batches = batches_for(mlp(), (8, 3, 8, 5))
+    vectors, alone = [], []
+    for share in (batches[:1], batches[1:]):
+        model = mlp()
+        recalibrate_batch_norm(model, share, estimator="ema", gather=lambda vector: [vectors.append(vector) or vector])
+        alone.append(model[1].running_mean)
+    model = mlp()
+    recalibrate_batch_norm(model, batches[:1], estimator="ema", gather=lambda _: vectors)
+    assert_close(model[1].running_mean, (alone[0] + 3 * alone[1]) / 4)
+
+
+def test_last_batches_need_somebody_who_watched():
+    with pytest.raises(ValueError, match=r"last_batches.*RecentBatchStatistics\(model\) or BatchNormRecalibration"):
+        recalibrate_batch_norm(mlp(), batches_for(mlp()), estimator="last_batches")
+
+
+@settings(max_examples=20, deadline=None)
+@given(data=st.data(), estimator=st.sampled_from(["pooled", "fixed_point"]))
+def test_any_split_and_order_of_the_same_data_gives_the_same_statistics(data, estimator):
+    """At fixed inputs, that is at the first norm; single samples included."""
+    values = torch.randn(24, 4, generator=torch.Generator().manual_seed(0)) * 3 + 5
+    order = data.draw(st.permutations(range(24)))
+    cuts = sorted(data.draw(st.sets(st.integers(2, 23), max_size=8)))
+    norm = nn.BatchNorm1d(4)
+    recalibrate_batch_norm(norm, list(torch.tensor_split(values[list(order)], cuts)), estimator=estimator)
+    mean, variance = pooled_statistics([values])
+    assert_close(norm.running_mean, mean.float())
+    assert_close(norm.running_var, variance.float())
+
+
+# The loss and the drift
+
+
+def held_out(model):
+    assert not any(module.training for module in model.modules())
+    assert not torch.is_grad_enabled()
+    return model(torch.ones(3, 4)).square().mean()
+
+
+def test_the_loss_before_and_after():
+    model = mlp()
+    expected = copy.deepcopy(model).eval()
+    report = recalibrate_batch_norm(model, batches_for(model), loss=held_out)
+    assert report.loss_before == expected(torch.ones(3, 4)).square().mean().item()
+    assert report.loss_after == model.eval()(torch.ones(3, 4)).square().mean().item()
+    assert f"loss {report.loss_before:.4g} → {report.loss_after:.4g}" in str(report)
+    assert recalibrate_batch_norm(mlp(), batches_for(model)).loss_after is None
+
+
+@pytest.mark.parametrize("call", [1, 2])
+def test_a_loss_that_fails_leaves_the_old_statistics(call):
+    model, calls = mlp(), []
+    before = snapshot(model)
+
+    def loss(model):
+        calls.append(1)
+        if len(calls) == call:
+            raise RuntimeError("no data")
+        return 0.0
+
+    with pytest.raises(RuntimeError, match="no data"):
+        recalibrate_batch_norm(model, batches_for(model), loss=loss)
+    assert_as_before(model, before)
+
+
+def trained(**options):
+    model = mlp(dropout=0.0, **options)
+    for batch in batches_for(model, [8] * 60):
+        model(batch)
+    return model
+
+
+@pytest.mark.parametrize("change", [lambda x: x + 10, lambda x: 10 * x], ids=["mean", "variance"])
+def test_a_large_drift_is_warned_of_and_can_be_expected(change):
+    batches = [change(batch) for batch in batches_for(mlp(), [8] * 60)]
+    with pytest.warns(StatisticsWarning, match=r"statistics of '1'.* moved far: the mean of .*loss=.*warn_drift=None"):
+        recalibrate_batch_norm(trained(), batches)
+    report = recalibrate_batch_norm(trained(), batches, warn_drift=None)
+    assert "1" in [norm.layer for norm in report.far(1.0)]
+    recalibrate_batch_norm(trained(), batches, warn_drift=1000.0)
+
+
+def test_a_young_running_average_has_to_move():
+    model = mlp()
+    model(torch.randn(8, 4))
+    recalibrate_batch_norm(model, [batch + 100 for batch in batches_for(model)])
+
+
+# Batches of any form
+
+
+@dataclass
+class Pair:
+    x: torch.Tensor
+    y: torch.Tensor
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter(torch.cat(batches_for(mlp())))
+
+
+@pytest.mark.parametrize("regroup", [None, 16])
+@pytest.mark.parametrize(
+    ("wrap", "forward"),
+    [
+        (lambda x: x, None),
+        (lambda x: (x, torch.zeros(len(x))), None),
+        (lambda x: [x, {"y": torch.zeros(len(x))}], None),
+        (lambda x: {"input": x}, None),
+        (lambda x: Pair(x, torch.zeros(len(x))), lambda model, batch: model(batch.x)),
+        (lambda x: {"x": x, "names": ["name"] * len(x)}, lambda model, batch: model(batch["x"])),
+    ],
+    ids=["tensor", "tuple", "list", "mapping", "dataclass", "user's forward"],
+)
+def test_batches_of_any_form(wrap, forward, regroup):
+    model, batches = mlp(), batches_for(mlp())
+    recalibrate_batch_norm(model, [wrap(batch) for batch in batches], forward=forward, regroup=regroup)
+    assert_statistics(model, batches if regroup is None else [torch.cat(batches[:2]), torch.cat(batches[2:])])
+
+
+def test_an_iterable_data_set_and_a_loader_that_is_shorter_than_asked():
+    model = mlp()
+    report = recalibrate_batch_norm(model, DataLoader(Stream(), batch_size=6), num_batches=50)
+    assert report.batches == 5
+    assert_statistics(model, torch.cat(batches_for(mlp())).split(6))
+
+
+@pytest.mark.parametrize("progress", [False, True])
+def test_a_combined_loader_with_a_forward(progress):
+    model, batches = mlp(), batches_for(mlp(), (8, 8, 8))
+    loader = CombinedLoader({"a": DataLoader(torch.cat(batches), 8), "b": DataLoader(torch.zeros(24, 1), 8)})
+    recalibrate_batch_norm(model, loader, forward=lambda model, batch: model(batch[0]["a"]), progress=progress)
+    assert_statistics(model, batches)
+
+
+def test_a_progress_bar_goes_to_standard_error(capsys):
+    recalibrate_batch_norm(mlp(), batches_for(mlp()), progress=True)
+    shown = capsys.readouterr()
+    assert "Batches for the statistics" in shown.err
+    assert "100%" in shown.err
+    assert shown.out == ""
+    recalibrate_batch_norm(mlp(), batches_for(mlp()))
+    assert capsys.readouterr().err == ""
+
+
+def test_a_batch_that_the_model_rejects_says_why_and_changes_nothing():
+    model = mlp()
+    before = snapshot(model)
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        recalibrate_batch_norm(model, [*batches_for(model), torch.randn(8, 7)])
+    assert_as_before(model, before)
+    with pytest.raises(TypeError, match=r"on a batch of type Pair.*forward=lambda"):
+        recalibrate_batch_norm(model, [Pair(torch.ones(1), torch.ones(1))])
+
+
+# What peers test of theirs
+
+
+def test_the_exact_mean_and_variance_of_a_linear_net_whatever_the_batches():
+    """As fvcore's test of precise statistics does, with batches that are uneven and of one size."""
+    for sizes in ([8] * 6, [3, 9, 20, 2, 14]):
+        values = torch.randn(48, 4, generator=torch.Generator().manual_seed(2))
+        model = nn.Sequential(nn.BatchNorm1d(4), nn.BatchNorm1d(4))
+        recalibrate_batch_norm(model, list(values.split(sizes)))
+        assert_close(model[0].running_mean, values.mean(0))
+        assert_close(model[0].running_var, values.var(0, correction=0))
+
+
+def test_as_update_bn_it_starts_from_the_data_alone():
+    """As torch's tests of update_bn do: the old statistics, however wild, leave no trace."""
+    models = [mlp(), mlp()]
+    for norm in norms_of(models[1]).values():
+        norm.running_mean.fill_(1e6)
+        norm.running_var.fill_(1e6)
+    for model in models:
+        recalibrate_batch_norm(model, batches_for(model))
+    assert all(torch.equal(one, other) for one, other in zip(models[0].buffers(), models[1].buffers(), strict=True))

@@ -8,7 +8,8 @@ from cases import CASES, FunctionalMLP, ResidualNet
 from torch import nn
 
 from bn_lightning.errors import PlanMismatchError
-from bn_lightning.surgery.attach import insert_batch_norm, remove_batch_norm
+from bn_lightning.surgery.attach import remove_batch_norm
+from bn_lightning.surgery.insert import insert_batch_norm
 from bn_lightning.surgery.planning import plan_insertion
 from bn_lightning.surgery.taps import tap_preactivations
 
