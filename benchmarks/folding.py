@@ -17,8 +17,8 @@ from alternating import ratios, show
 from torch import nn
 
 from bn_lightning import insert_batch_norm
-from bn_lightning.surgery.fold import fold_batch_norm
-from bn_lightning.surgery.fold_plan import FoldingWarning
+from bn_lightning.errors import FoldingWarning
+from bn_lightning.surgery.folding.fold import fold_batch_norm
 
 
 class MLP(nn.Module):

@@ -18,7 +18,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from bn_lightning.probes.recorder import ActivationRecorder
 from bn_lightning.surgery.planning import plan_insertion
-from bn_lightning.surgery.taps import tap_preactivations
+from bn_lightning.surgery.running.taps import tap_preactivations
 
 
 def mlp() -> tuple[nn.Module, Tensor, Tensor]:

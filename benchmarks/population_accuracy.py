@@ -14,8 +14,8 @@ from sklearn.model_selection import train_test_split
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
-from bn_lightning.surgery.recalibrate import recalibrate_batch_norm
-from bn_lightning.surgery.recent_batches import RecentBatchStatistics
+from bn_lightning.surgery.statistics.recalibrate import recalibrate_batch_norm
+from bn_lightning.surgery.statistics.recent_batches import RecentBatchStatistics
 
 SEEDS = 6
 SIZES = {2: 0.005, 8: 0.02, 32: 0.05}  # batch and learning rate

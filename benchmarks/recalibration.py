@@ -12,7 +12,7 @@ from fvcore.nn.precise_bn import update_bn_stats
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
-from bn_lightning.surgery.recalibrate import recalibrate_batch_norm
+from bn_lightning.surgery.statistics.recalibrate import recalibrate_batch_norm
 
 
 def mlp(width, classes=10):

@@ -11,8 +11,8 @@ from bn_lightning.surgery.checkpoint import load_from_checkpoint
 from bn_lightning.surgery.insert import insert_batch_norm
 from bn_lightning.surgery.plan import InsertionPlan, Site
 from bn_lightning.surgery.planning import plan_insertion
-from bn_lightning.surgery.recalibrate import recalibrate_batch_norm
-from bn_lightning.surgery.recalibration_report import RecalibrationReport
+from bn_lightning.surgery.statistics.recalibrate import recalibrate_batch_norm
+from bn_lightning.surgery.statistics.recalibration_report import RecalibrationReport
 
 __all__ = [
     "InsertionPlan",

@@ -37,6 +37,10 @@ class RunFolderError(RuntimeError):
     """A run folder or a data file cannot be used as it stands."""
 
 
+class FoldingError(RuntimeError):
+    """A folded model could not be made, or did not compute what the original computes."""
+
+
 class NoEffectWarning(UserWarning):
     """A call that was meant to change or measure something found nothing to act on."""
 
@@ -47,3 +51,7 @@ class InsertionWarning(UserWarning):
 
 class StatisticsWarning(UserWarning):
     """Population or activation statistics are less reliable than they look."""
+
+
+class FoldingWarning(UserWarning):
+    """Some batch norms were not folded and still cost their time."""

@@ -11,10 +11,10 @@ from bn_lightning.analysis.training import namespace_of_module, quiet_lightning,
 from bn_lightning.callbacks.offline import RecalibrateBeforeValidation
 from bn_lightning.errors import NoNormError, PlanMismatchError
 from bn_lightning.surgery.checkpoint import match_plan
-from bn_lightning.surgery.estimators import Estimator
 from bn_lightning.surgery.forward import call_model
-from bn_lightning.surgery.recalibration_report import RecalibrationReport
-from bn_lightning.surgery.running_statistics import statistics_of
+from bn_lightning.surgery.statistics.estimators import Estimator
+from bn_lightning.surgery.statistics.recalibration_report import RecalibrationReport
+from bn_lightning.surgery.statistics.running_statistics import statistics_of
 
 
 @dataclass(frozen=True)

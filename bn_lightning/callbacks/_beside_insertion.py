@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bn_lightning.callbacks._compat import LightningModule, Trainer, averages_weights, misconfiguration
-from bn_lightning.surgery.graph import CHILD_NAME
+from bn_lightning.surgery.tracing.graph import CHILD_NAME
 
 
 def check_order(trainer: "Trainer", insertion: object) -> None:

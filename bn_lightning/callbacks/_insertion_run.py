@@ -12,9 +12,9 @@ from bn_lightning.callbacks._example import examples_of, first_training_batches,
 from bn_lightning.callbacks._metrics import preserve_metrics
 from bn_lightning.callbacks._reached import note_called, unreached_networks
 from bn_lightning.errors import InsertionWarning
-from bn_lightning.surgery.identity_start import start_as_identity
 from bn_lightning.surgery.plan import InsertionPlan
 from bn_lightning.surgery.planning import plan_insertion
+from bn_lightning.surgery.statistics.identity_start import start_as_identity
 
 _BY_HAND = "bnl.insert_batch_norm(module.network, (x,)) on each network before fit"
 

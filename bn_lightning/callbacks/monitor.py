@@ -19,7 +19,7 @@ from bn_lightning.probes.sites import monitored_sites, site_labels
 from bn_lightning.schedule import Schedule
 from bn_lightning.surgery.plan import Site
 from bn_lightning.surgery.planning import plan_insertion
-from bn_lightning.surgery.taps import Taps, tap_preactivations
+from bn_lightning.surgery.running.taps import Taps, tap_preactivations
 
 if TYPE_CHECKING:
     import pandas

@@ -11,9 +11,9 @@ from bn_lightning.callbacks._example import muted_logging
 from bn_lightning.callbacks._metrics import preserve_metrics
 from bn_lightning.callbacks._training_forward import as_in_training, refuse_unusable_step
 from bn_lightning.surgery.forward import Forward
-from bn_lightning.surgery.recalibrate import recalibrate_batch_norm
-from bn_lightning.surgery.recalibration_report import RecalibrationReport
 from bn_lightning.surgery.sandbox import preserve_modes, preserve_random_state
+from bn_lightning.surgery.statistics.recalibrate import recalibrate_batch_norm
+from bn_lightning.surgery.statistics.recalibration_report import RecalibrationReport
 
 
 class RecalibrateBeforeValidation(CallbackBase):

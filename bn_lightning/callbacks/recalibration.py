@@ -21,13 +21,18 @@ from bn_lightning.callbacks._mark import mark_checkpoints, unmark_checkpoints
 from bn_lightning.callbacks._metrics import preserve_metrics
 from bn_lightning.callbacks._training_forward import as_in_training, refuse_unusable_step
 from bn_lightning.errors import NoEffectWarning, NonFiniteError, NoNormError, StatisticsWarning
-from bn_lightning.surgery.estimators import Estimator, check_estimator, check_regroup
 from bn_lightning.surgery.forward import Forward
-from bn_lightning.surgery.recalibrate import recalibrate_batch_norm
-from bn_lightning.surgery.recalibration_report import RecalibrationReport
-from bn_lightning.surgery.recent_batches import RecentBatchStatistics
-from bn_lightning.surgery.running_statistics import Statistics, holds_statistics, statistics_of, write_statistics
 from bn_lightning.surgery.sandbox import preserve_modes
+from bn_lightning.surgery.statistics.estimators import Estimator, check_estimator, check_regroup
+from bn_lightning.surgery.statistics.recalibrate import recalibrate_batch_norm
+from bn_lightning.surgery.statistics.recalibration_report import RecalibrationReport
+from bn_lightning.surgery.statistics.recent_batches import RecentBatchStatistics
+from bn_lightning.surgery.statistics.running_statistics import (
+    Statistics,
+    holds_statistics,
+    statistics_of,
+    write_statistics,
+)
 
 Batches = Iterable[Any] | Callable[[], Iterable[Any]]
 

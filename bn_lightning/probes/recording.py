@@ -12,7 +12,7 @@ from bn_lightning.probes.recorder import ActivationRecorder
 from bn_lightning.probes.sites import monitored_sites, site_labels
 from bn_lightning.surgery.plan import Site
 from bn_lightning.surgery.planning import plan_insertion
-from bn_lightning.surgery.taps import tap_preactivations
+from bn_lightning.surgery.running.taps import tap_preactivations
 
 if TYPE_CHECKING:
     import pandas

@@ -8,10 +8,11 @@ from torch import Tensor, nn
 
 from bn_lightning.errors import InsertionWarning, NoEffectWarning, NoSiteError
 from bn_lightning.surgery.carried import PLAN_ATTRIBUTE, containers, other_plan, own_plan, plan_of
-from bn_lightning.surgery.expected_calls import ExpectedCalls
-from bn_lightning.surgery.frames import Action, suspend_in_children
-from bn_lightning.surgery.graph import CHILD_NAME
-from bn_lightning.surgery.hooks import (
+from bn_lightning.surgery.plan import CUSTOM_NORM, InsertionPlan, NormFactory, Site
+from bn_lightning.surgery.plan_match import check_match, host_path
+from bn_lightning.surgery.running.expected_calls import ExpectedCalls
+from bn_lightning.surgery.running.frames import Action, suspend_in_children
+from bn_lightning.surgery.running.hooks import (
     OWN_HOOKS,
     Normalize,
     activation_hook,
@@ -19,14 +20,13 @@ from bn_lightning.surgery.hooks import (
     input_hook,
     producer_hook,
 )
-from bn_lightning.surgery.identity_norms import is_identity
-from bn_lightning.surgery.norm_modules import cancels_bias, is_untouched, make_norm
-from bn_lightning.surgery.norms import InsertedNorms
-from bn_lightning.surgery.owner_forward import OwnerForward
-from bn_lightning.surgery.plan import CUSTOM_NORM, InsertionPlan, NormFactory, Site
-from bn_lightning.surgery.plan_match import check_match, host_path
-from bn_lightning.surgery.replicas import REPLICATE_ATTRIBUTE, Replicate
-from bn_lightning.surgery.symbolic_tracing import STAND_IN_ATTRIBUTE
+from bn_lightning.surgery.running.norm_modules import cancels_bias, is_untouched, make_norm
+from bn_lightning.surgery.running.norms import InsertedNorms
+from bn_lightning.surgery.running.owner_forward import OwnerForward
+from bn_lightning.surgery.running.replicas import REPLICATE_ATTRIBUTE, Replicate
+from bn_lightning.surgery.running.symbolic_tracing import STAND_IN_ATTRIBUTE
+from bn_lightning.surgery.statistics.identity_norms import is_identity
+from bn_lightning.surgery.tracing.graph import CHILD_NAME
 
 
 def apply_plan(model: nn.Module, plan: InsertionPlan, *, norm: NormFactory | None = None) -> InsertionPlan:
@@ -86,7 +86,7 @@ def apply_plan(model: nn.Module, plan: InsertionPlan, *, norm: NormFactory | Non
         _wrap_owners(model, plan, numbers)
         model.__dict__[PLAN_ATTRIBUTE] = plan
     except BaseException:
-        _detach(model)
+        detach(model)
         raise
     return plan
 
@@ -118,7 +118,7 @@ def remove_batch_norm(model: nn.Module) -> InsertionPlan | None:
         return None
     norms = [norm for _, container in containers(model) for norm in container]
     changed = not all(is_untouched(norm) or is_identity(norm) for norm in norms)
-    _detach(model)
+    detach(model)
     if changed:
         warnings.warn(
             f"{len(norms)} trained norms were removed; the model keeps its other weights and now computes another "
@@ -190,7 +190,12 @@ def _wrap_owners(model: nn.Module, plan: InsertionPlan, numbers: Mapping[str, in
         suspend_in_children(owner)
 
 
-def _detach(model: nn.Module) -> None:
+def detach(model: nn.Module) -> None:
+    """Take inserted norms out without a word, with all that was put on the model for them.
+
+    Args:
+        model: The module; changed in place.
+    """
     for host, norms in containers(model):
         if norms.froze_bias:
             host.get_parameter("bias").requires_grad_(True)

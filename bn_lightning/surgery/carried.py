@@ -6,9 +6,9 @@ from dataclasses import replace
 from torch import nn
 
 from bn_lightning.errors import PlanMismatchError
-from bn_lightning.surgery.graph import CHILD_NAME
-from bn_lightning.surgery.norms import InsertedNorms
 from bn_lightning.surgery.plan import InsertionPlan
+from bn_lightning.surgery.running.norms import InsertedNorms
+from bn_lightning.surgery.tracing.graph import CHILD_NAME
 
 PLAN_ATTRIBUTE = "_bn_lightning_plan"
 

@@ -5,7 +5,7 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from bn_lightning.surgery.norms import InsertedNorms
+from bn_lightning.surgery.running.norms import InsertedNorms
 
 _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 

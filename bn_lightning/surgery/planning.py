@@ -8,7 +8,6 @@ from typing import Any, get_args
 from torch import nn
 
 from bn_lightning.errors import NoSiteError, UnknownNameError
-from bn_lightning.surgery.norm_kinds import check_norm
 from bn_lightning.surgery.plan import (
     CUSTOM_NORM,
     NORMS,
@@ -19,10 +18,11 @@ from bn_lightning.surgery.plan import (
     Site,
     SiteChoice,
 )
-from bn_lightning.surgery.policy import Policy
+from bn_lightning.surgery.rules.policy import Policy
+from bn_lightning.surgery.running.norm_kinds import check_norm
 from bn_lightning.surgery.selection import Selector, select
 from bn_lightning.surgery.sites import find_sites
-from bn_lightning.surgery.trace import trace_calls
+from bn_lightning.surgery.tracing.trace import trace_calls
 
 Example = tuple[tuple[Any, ...], Mapping[str, Any]]
 

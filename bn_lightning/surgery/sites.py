@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Literal
 
-from bn_lightning.surgery.graph import Call, Node, Trace
 from bn_lightning.surgery.plan import Placement, Site, SiteChoice
-from bn_lightning.surgery.policy import Policy
+from bn_lightning.surgery.rules.policy import Policy
+from bn_lightning.surgery.tracing.graph import Call, Node, Trace
 
 Attach = Literal["producer", "activation", "shared", "call"]
 

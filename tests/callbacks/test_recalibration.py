@@ -31,7 +31,7 @@ from bn_lightning.callbacks import recalibration
 from bn_lightning.callbacks.insertion import BatchNormInsertion
 from bn_lightning.callbacks.recalibration import BatchNormRecalibration
 from bn_lightning.errors import NoEffectWarning, StatisticsWarning, UnknownNameError
-from bn_lightning.surgery.recalibrate import recalibrate_batch_norm
+from bn_lightning.surgery.statistics.recalibrate import recalibrate_batch_norm
 
 pytestmark = [
     # Lightning's advice on loaders is not what is tested.

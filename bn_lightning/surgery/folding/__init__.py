@@ -1,0 +1,1 @@
+"""Norms folded into the layers around them."""

@@ -1,0 +1,1 @@
+"""Decide where norms belong, with reasons."""

@@ -1,0 +1,1 @@
+"""Population statistics: estimated from batches, written, reported."""

@@ -1,0 +1,1 @@
+"""Run a model once and write down what it does."""
