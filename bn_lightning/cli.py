@@ -160,6 +160,56 @@ def plan(
     return DONE
 
 
+def recalibrate(
+    checkpoint: str,
+    *,
+    model: "ModuleFactory",
+    data: "DataFactory",
+    out: str | None = None,
+    estimator: Literal["pooled", "paper", "fixed_point", "ema"] = "pooled",
+    num_batches: int | None = None,
+    regroup: int | None = None,
+    entry: Literal["training_step", "forward"] = "training_step",
+    trust: bool = False,
+) -> int:
+    """Write a new checkpoint whose batch norms hold the population statistics of the data; no weight moves.
+
+    Args:
+        checkpoint: File written by Lightning; it is kept.
+        model: Import path of its LightningModule; its arguments follow as --model.lr=0.1.
+        data: Import path of a LightningDataModule; another domain's adapts the model to that domain.
+        out: The new file; by default <name>.recalibrated.ckpt beside the old one.
+        estimator: What to estimate: pooled, paper, fixed_point or ema.
+        num_batches: Training batches to use, in place of all.
+        regroup: Merge small batches up to so many samples.
+        entry: What is run on a batch: training_step, or forward, which needs no labels.
+        trust: Read checkpoints with pickled objects too, which can run code.
+
+    Returns:
+        Exit status.
+    """
+    from bn_lightning.analysis.console import as_table, show
+    from bn_lightning.analysis.recalibrate_checkpoint import recalibrate_checkpoint
+
+    done = recalibrate_checkpoint(
+        checkpoint,
+        model=model,
+        data=data,
+        out=out,
+        estimator=estimator,
+        num_batches=num_batches,
+        regroup=regroup,
+        entry=entry,
+        progress=sys.stderr.isatty(),
+        trust=trust,
+    )
+    show(as_table(done.report.table(), f"{done.report.batches} batches, {done.report.estimator}"))
+    for name, before in done.before.items():
+        _say(f"{name}: {before:.4g} before, {done.after[name]:.4g} after")
+    _say(f"Checkpoint: {done.path}")
+    return DONE
+
+
 def report(folder: str) -> int:
     """Write the report of a run folder again, from its files alone.
 
@@ -178,7 +228,13 @@ def report(folder: str) -> int:
     return DONE
 
 
-COMMANDS: dict[str, Callable[..., int]] = {"demo": demo, "plan": plan, "compare": compare, "report": report}
+COMMANDS: dict[str, Callable[..., int]] = {
+    "demo": demo,
+    "plan": plan,
+    "compare": compare,
+    "recalibrate": recalibrate,
+    "report": report,
+}
 
 
 def _run(study: "Study", *, seeds: int, jobs: int, engine: str, out: str, redo: bool) -> int:

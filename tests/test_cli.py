@@ -7,10 +7,14 @@ import textwrap
 from pathlib import Path
 
 import pytest
+import pytorch_lightning as pl
+import torch
 from tensorboard_server import tensorboard
-from tiny import modified
+from tiny import TinyData, TinyNet, modified
 
+from bn_lightning.callbacks import BatchNormInsertion
 from bn_lightning.cli import main
+from bn_lightning.surgery.plan import InsertionPlan
 
 TINY = ["--model=tiny.TinyNet", "--data=tiny.TinyData", "--monitor=val_loss", "--mode=min", "--max-steps=10"]
 
@@ -94,7 +98,7 @@ def test_a_failed_cell_is_named_and_the_status_is_one(tmp_path, capsys, monkeypa
         (["demo", "--max-stepps=100"], "max_stepps"),
         (["compare", "placement", "--model=tiny.NoNet"], "NoNet"),
         (["demmo"], "demmo"),
-        ([], "to be one of {demo,plan,compare,report}"),
+        ([], "to be one of {demo,plan,compare,recalibrate,report}"),
     ],
 )
 def test_bad_usage_is_answered_in_a_line_and_with_status_two(tmp_path, capsys, monkeypatch, arguments, words):
@@ -134,6 +138,46 @@ def test_the_plan_is_shown(capsys):
     said = capsys.readouterr().out
     assert "net.1" in said
     assert "after" in said
+
+
+def test_the_plan_as_json_is_read_back_with_every_option(capsys):
+    options = ["--norm=batch", "--norm_options.momentum=0.01", "--inputs=true", '--include=["*.input","net.1"]']
+    assert main(["plan", "--model=tiny.TinyNet", "--data=tiny.TinyData", "--json=true", *options]) == 0
+    plan = InsertionPlan.from_dict(json.loads(capsys.readouterr().out))
+    assert [site.name for site in plan.inserted] == ["net.0.input", "net.1"]
+    assert plan.norm_options == {"momentum": 0.01}
+
+
+def test_a_plan_whose_every_site_is_skipped_is_shown_with_the_reasons(capsys):
+    assert main(["plan", "--model=tiny.TinyNet", "--data=tiny.TinyData", '--exclude=["*"]']) == 0
+    assert "excluded" in capsys.readouterr().out
+
+
+def test_a_checkpoint_is_recalibrated_into_a_new_file(tmp_path, capsys):
+    trainer = pl.Trainer(
+        max_steps=4,
+        accelerator="cpu",
+        callbacks=[BatchNormInsertion()],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(TinyNet(), datamodule=TinyData())
+    old, new = tmp_path / "a.ckpt", tmp_path / "a.recalibrated.ckpt"
+    trainer.save_checkpoint(old)
+    before = old.read_bytes()
+    capsys.readouterr()
+    assert main(["recalibrate", str(old), "--model=tiny.TinyNet", "--data=tiny.TinyData"]) == 0
+    said = capsys.readouterr().out
+    assert "val_loss: " in said
+    assert f"Checkpoint: {new}" in said.replace("\n", "")
+    assert old.read_bytes() == before
+    values = [torch.load(path)["state_dict"] for path in (old, new)]
+    moved = {name for name in values[0] if not torch.equal(values[0][name], values[1][name])}
+    assert moved <= {f"net.0.bn_lightning_norm.0.{name}" for name in ("running_mean", "running_var")}
+    assert len(moved) == 2
+    assert main(["recalibrate", str(old), "--model=tiny.TinyNet", "--data=tiny.TinyData", f"--out={old}"]) == 2
 
 
 def test_a_report_is_written_again_from_the_files(tmp_path, capsys):

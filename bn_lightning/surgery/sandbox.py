@@ -3,10 +3,14 @@
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+IN_SANDBOX: ContextVar[bool] = ContextVar("IN_SANDBOX", default=False)
+"""Whether a model runs for our own purposes, on examples that say nothing about its user's batches."""
 
 
 @contextmanager
@@ -96,5 +100,9 @@ def sandbox(model: nn.Module) -> Iterator[None]:
         >>> int(norm.num_batches_tracked)
         0
     """
-    with preserve_modes(model), preserve_random_state(), preserve_buffers(model), preserve_gradients(model):
-        yield
+    token = IN_SANDBOX.set(True)
+    try:
+        with preserve_modes(model), preserve_random_state(), preserve_buffers(model), preserve_gradients(model):
+            yield
+    finally:
+        IN_SANDBOX.reset(token)

@@ -11,9 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils import _pytree as pytree
 from zoo import ZOO
-from zoo.case import Case
+from zoo.case import Case, tensors_of
 from zoo.disagreements import DISAGREEMENTS
 
 from bn_lightning.errors import InsertionWarning, NoSiteError
@@ -34,12 +33,6 @@ def run(case: Case, model: nn.Module, batch: int = 6) -> list[Tensor]:
             warnings.simplefilter("ignore", InsertionWarning)
         output = model(*case.args(batch), **case.kwargs(batch))
     return tensors_of(output)
-
-
-def tensors_of(output: Any) -> list[Tensor]:
-    if hasattr(output, "__dataclass_fields__") and not isinstance(output, dict):
-        output = vars(output)
-    return [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
 
 
 def plan_of_case(case: Case, model: nn.Module, **options: Any) -> InsertionPlan:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 
 # One word of the reason, by rule; a reason may be worded freely around it.
 NORMALISED = "normal"
@@ -69,6 +70,13 @@ def inputs(*shapes: tuple[int, ...]) -> Callable[[int], tuple[Any, ...]]:
         return tuple(torch.randn(batch, *shape, generator=generator) for shape in shapes)
 
     return example
+
+
+def tensors_of(output: Any) -> list[torch.Tensor]:
+    """Every tensor of what a model returns, in whatever container."""
+    if hasattr(output, "__dataclass_fields__") and not isinstance(output, dict):
+        output = vars(output)
+    return [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, torch.Tensor)]
 
 
 def integers(high: int, *shapes: tuple[int, ...]) -> Callable[[int], tuple[Any, ...]]:

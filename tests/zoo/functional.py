@@ -73,10 +73,10 @@ class Hypernetwork(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.code, self.generator, self.head = nn.Parameter(torch.randn(3)), nn.Linear(3, 30), nn.Linear(6, 2)
+        self.style, self.generator, self.head = nn.Parameter(torch.randn(3)), nn.Linear(3, 30), nn.Linear(6, 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(F.relu(F.linear(x, self.generator(self.code).view(6, 5))))
+        return self.head(F.relu(F.linear(x, self.generator(self.style).view(6, 5))))
 
 
 class Bypassed(nn.Module):

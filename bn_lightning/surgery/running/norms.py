@@ -27,6 +27,7 @@ from bn_lightning.surgery.running.norm_modules import cancels_bias, channels_sec
 from bn_lightning.surgery.running.recompute import graph_task, held_buffers
 from bn_lightning.surgery.running.small_batches import FEW, describe_two, normalize_few, values_per_statistic
 from bn_lightning.surgery.running.symbolic_tracing import refuse_as_root, untraceable
+from bn_lightning.surgery.sandbox import IN_SANDBOX
 
 Arrangement = Literal["rows", "last", "samples"]
 
@@ -178,7 +179,7 @@ class InsertedNorms(nn.ModuleList):
 
     def _warn_once(self, norm: nn.Module, site: str, message: str) -> None:
         # Whoever replaced the norm's own forward, as recalibration does, counts small batches itself.
-        if not is_compiling() and site not in self._warned and "forward" not in vars(norm):
+        if not is_compiling() and not IN_SANDBOX.get() and site not in self._warned and "forward" not in vars(norm):
             self._warned.add(site)
             warnings.warn(f"{message} This is said once for each norm.", InsertionWarning, stacklevel=5)
 

@@ -186,3 +186,11 @@ def test_synchronised_norms_of_several_ranks_count_what_the_others_bring(monkeyp
         model(torch.randn(0, 5))
     assert received == [(1, 7), (1, 6), (0, 7), (0, 6)]
     assert all(norm.training for norm in norms_of(model))
+
+
+def test_an_example_that_is_only_traced_is_not_warned_of():
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 1))
+    insert_batch_norm(model, (torch.randn(2, 4),))
+    plan_insertion(model, (torch.randn(2, 4),))
+    with pytest.warns(InsertionWarning, match="received 2 values per channel"):
+        model(torch.randn(2, 4))

@@ -338,7 +338,7 @@ def test_a_subclass_with_another_layout_is_refused_by_name():
         recalibrate_batch_norm(ByName(ChannelsLast(4)), [torch.randn(5, 7, 4)])
 
 
-@pytest.mark.parametrize("sizes", [(8, 8, 1), (8, 1, 8, 1)])
+@pytest.mark.parametrize("sizes", [(8, 8, 1), (8, 1, 8, 1), (1, 8, 8)])
 def test_a_single_sample_counts_as_one_and_is_normalised_by_the_others(sizes):
     model = mlp()
     batches = batches_for(model, sizes)
@@ -389,12 +389,45 @@ def test_a_single_sample_with_several_positions_is_enough():
     assert_statistics(model, batches)
 
 
-def test_a_first_batch_of_one_is_an_error_naming_the_layer():
+@pytest.mark.parametrize("estimator", ["pooled", "paper", "ema"])
+def test_only_batches_of_one_are_an_error_naming_the_layer(estimator):
     model = mlp()
     before = snapshot(model)
-    with pytest.raises(BatchSizeError, match=r"norm '1' received an input of shape \(1, 6\)"):
-        recalibrate_batch_norm(model, batches_for(model, (1, 8)))
+    with pytest.raises(BatchSizeError, match=r"None of 3 batches.*norm '1' received an input of shape \(1, 6\)"):
+        recalibrate_batch_norm(model, batches_for(model, (1, 1, 1)), estimator=estimator)
     assert_as_before(model, before)
+
+
+def test_a_loader_of_batches_of_one_is_not_read_to_its_end():
+    model, read = mlp(), []
+    batches = (read.append(0) or torch.randn(1, *batch.shape[1:]) for batch in batches_for(model) * 1000)
+    with pytest.raises(BatchSizeError, match="norm '1' received"):
+        recalibrate_batch_norm(model, batches)
+    assert len(read) <= 100
+
+
+def test_a_norm_that_saw_a_single_value_keeps_its_statistics():
+    """The variance of one value would be 0, and evaluation would scale by 1/√ε."""
+
+    class Routed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.all, self.few = nn.BatchNorm1d(3), nn.BatchNorm1d(3)
+
+        def forward(self, x):
+            y = self.all(x)
+            return self.few(y[x[:, 0] > 5]) if (x[:, 0] > 5).any() else y
+
+    model, batches = Routed(), list(torch.rand(3, 8, 3))
+    batches[1][0, 0] = 9.0
+    with pytest.warns(StatisticsWarning, match="'few' were skipped: received a single value a channel"):
+        report = recalibrate_batch_norm(model, batches)
+    assert [layer.layer for layer in report.layers] == ["all"]
+    assert_close(model.few.running_mean, torch.zeros(3))
+    assert_close(model.few.running_var, torch.ones(3))
+    mean, variance = pooled_statistics([torch.cat(batches)])
+    assert_close(model.all.running_mean, mean.float())
+    assert_close(model.all.running_var, variance.float())
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -776,7 +809,7 @@ def test_any_split_and_order_of_the_same_data_gives_the_same_statistics(data, es
     """At fixed inputs, that is at the first norm; single samples included."""
     values = torch.randn(24, 4, generator=torch.Generator().manual_seed(0)) * 3 + 5
     order = data.draw(st.permutations(range(24)))
-    cuts = sorted(data.draw(st.sets(st.integers(2, 23), max_size=8)))
+    cuts = sorted(data.draw(st.sets(st.integers(1, 23), max_size=8)))
     norm = nn.BatchNorm1d(4)
     recalibrate_batch_norm(norm, list(torch.tensor_split(values[list(order)], cuts)), estimator=estimator)
     mean, variance = pooled_statistics([values])
