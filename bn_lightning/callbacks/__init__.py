@@ -1,7 +1,15 @@
 """Lightning callbacks: a schedule plus one call to a function that a plain loop can call too."""
 
+from bn_lightning.callbacks.covariate_shift import CovariateShiftMonitor
 from bn_lightning.callbacks.insertion import BatchNormInsertion
+from bn_lightning.callbacks.loss_smoothness import LossSmoothnessMonitor
 from bn_lightning.callbacks.monitor import ActivationMonitor
 from bn_lightning.callbacks.recalibration import BatchNormRecalibration
 
-__all__ = ["ActivationMonitor", "BatchNormInsertion", "BatchNormRecalibration"]
+__all__ = [
+    "ActivationMonitor",
+    "BatchNormInsertion",
+    "BatchNormRecalibration",
+    "CovariateShiftMonitor",
+    "LossSmoothnessMonitor",
+]

@@ -187,6 +187,6 @@ def probe_batches(trainer: "Trainer", module: "LightningModule", probe: Any, num
                 break
     if not batches:
         raise misconfiguration(
-            trainer, "There is no training batch to probe single units with; give ActivationMonitor(probe=…)."
+            trainer, "There is no training batch to probe single units with; give probe=… to the monitor."
         )
     return batches

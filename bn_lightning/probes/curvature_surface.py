@@ -1,0 +1,140 @@
+"""The loss along one or over two directions in the space of the parameters, and where it is flat."""
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bn_lightning.errors import UnknownNameError
+from bn_lightning.probes.curvature_directions import Direction
+from bn_lightning.probes.curvature_hessian import NormMode, norms_in
+from bn_lightning.probes.objective import LossFn, Objective
+
+
+@dataclass(frozen=True)
+class Surface:
+    """The loss on a line or a rectangular grid around an origin.
+
+    Attributes:
+        coordinates: The multiples of each direction, one tuple a direction.
+        losses: Mean loss over the probe set, float64, ``[len(first)]`` or ``[len(first), len(second)]``; NaN where
+            it was not finite.
+        gradient_norms: ‖g‖₂ by all trained parameters at each point, of the same shape; None if not asked for.
+        samples: Size of the probe set.
+    """
+
+    coordinates: tuple[tuple[float, ...], ...]
+    losses: Tensor
+    gradient_norms: Tensor | None
+    samples: int
+
+    def plateau_share(self, fraction: float) -> float:
+        """The share of points whose gradient norm is below `fraction` of the largest on this surface.
+
+        Im et al. (2016), "An empirical analysis of the optimization of deep network loss surfaces", observe that
+        networks with batch norm have no plateaus; the measure is ours. A point whose gradient is not finite is counted
+        as a point, and as none of a plateau.
+
+        Args:
+            fraction: Between 0 and 1.
+
+        Returns:
+            The share, from 0 to 1.
+
+        Raises:
+            ValueError: If the surface was computed without gradients, or the fraction is out of range.
+        """
+        if self.gradient_norms is None:
+            raise ValueError("A plateau is where the gradient is small; compute the surface with gradients=True.")
+        if not 0 < fraction < 1:
+            raise ValueError(f"A plateau is below a fraction between 0 and 1 of the largest gradient, got {fraction}.")
+        finite = self.gradient_norms[self.gradient_norms.isfinite()]
+        largest = finite.max() if len(finite) else torch.tensor(math.nan)
+        return float((self.gradient_norms < fraction * largest).double().mean())
+
+
+def loss_surface(
+    model: nn.Module,
+    batches: Sequence[Any],
+    directions: Sequence[Direction],
+    coordinates: Sequence[Sequence[float]],
+    *,
+    loss_fn: LossFn | None = None,
+    origin: Mapping[str, Tensor] | None = None,
+    gradients: bool = False,
+    norm_mode: NormMode | None = None,
+) -> Surface:
+    """The loss at θ + a·d₁ (+ b·d₂) for all coordinates given.
+
+    Cost: a forward of the probe set a point, and a backward with `gradients`. Nothing on the model changes.
+
+    Args:
+        model: The module.
+        batches: The probe set, a list of batches.
+        directions: One for a line, two for a surface.
+        coordinates: The multiples of each direction.
+        loss_fn: ``loss_fn(model, batch)``; by default a LightningModule's ``training_step``.
+        origin: θ by path; by default the parameters the model holds.
+        gradients: Whether to compute the gradient's norm at each point, as `Surface.plateau_share` needs it.
+        norm_mode: "train" or "eval" for batch and instance norms; None leaves them in their modes.
+
+    Returns:
+        Losses, and gradient norms if asked for.
+
+    Raises:
+        ValueError: If there are not one or two directions with coordinates each, or the mode is unknown.
+        UnknownNameError: If a direction or the origin names what is no trainable parameter.
+
+    Example:
+        >>> model = nn.Linear(1, 1, bias=False)
+        >>> direction = {"weight": torch.ones(1, 1)}
+        >>> line = loss_surface(
+        ...     model, [torch.ones(2, 1)], [direction], [(0, 1, 2)], loss_fn=lambda model, x: model(x).square().mean(),
+        ...     origin={"weight": torch.zeros(1, 1)},
+        ... )
+        >>> line.losses.tolist()
+        [0.0, 1.0, 4.0]
+    """
+    if len(directions) not in (1, 2) or len(coordinates) != len(directions) or not all(map(len, coordinates)):
+        raise ValueError(
+            f"A surface has one or two directions with coordinates for each, got {len(directions)} directions and "
+            f"coordinates of lengths {[len(part) for part in coordinates]}."
+        )
+    objective = Objective(model, batches, loss_fn=loss_fn)
+    for given in (*directions, origin or {}):
+        if unknown := sorted(set(given) - set(objective.parameters)):
+            raise UnknownNameError(
+                f"{type(objective.model).__name__} has no trainable parameter {', '.join(map(repr, unknown[:5]))}; "
+                "make directions for the model as it is now."
+            )
+    start = {name: value.detach() for name, value in {**objective.parameters, **(origin or {})}.items()}
+    losses, norms = [], []
+    with objective.guarded(), norms_in(objective.model, norm_mode):
+        for multiples in itertools.product(*coordinates):
+            point = dict(start)
+            for multiple, direction in zip(multiples, directions, strict=True):
+                for name, part in direction.items():
+                    point[name] = point[name].add(part, alpha=multiple)
+            if gradients:
+                loss, gradient = objective(point)
+                losses.append(float(loss))
+                parts = [float(torch.linalg.vector_norm(part, dtype=torch.float64)) for part in gradient.values()]
+                norms.append(math.hypot(*parts))
+            else:
+                losses.append(objective.loss(point))
+    shape = [len(part) for part in coordinates]
+    return Surface(
+        tuple(tuple(float(value) for value in part) for part in coordinates),
+        _on_grid(losses, shape),
+        _on_grid(norms, shape) if gradients else None,
+        objective.samples,
+    )
+
+
+def _on_grid(values: list[float], shape: list[int]) -> Tensor:
+    grid = torch.tensor(values, dtype=torch.float64).reshape(shape)
+    return torch.where(grid.isfinite(), grid, torch.nan)
