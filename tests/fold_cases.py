@@ -55,6 +55,16 @@ def chain(*layers: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
     return lambda: nn.Sequential(*(layer() for layer in layers))
 
 
+class Maxout(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.unflatten(1, (3, 2)).amax(2)
+
+
+class PadToEven(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.pad(x, (0, x.shape[-1] % 2, 0, x.shape[-2] % 2))
+
+
 class Doubled(nn.BatchNorm2d):
     """A subclass with another forward."""
 
@@ -543,6 +553,34 @@ CASES = (
         stays={"1": "max_pool2d stands between, and its scale is negative"},
     ),
     FoldCase(
+        "after_padding_that_a_maximum_hides",
+        chain(nn.Tanh, lambda: BN2(3), lambda: nn.ZeroPad2d(1), lambda: nn.MaxPool2d(3, 1), conv(3, 4, 3)),
+        (3, 6, 6),
+        stays={"1": "max_pool2d and pad between it and '4' mix channels, or padding in"},
+        positive=True,
+    ),
+    FoldCase(
+        "after_averages_with_padding_that_a_maximum_hides",
+        chain(nn.Tanh, lambda: BN2(3), lambda: nn.AvgPool2d(3, 1, 1), lambda: nn.MaxPool2d(3, 2), conv(3, 4, 2)),
+        (3, 6, 6),
+        stays={"1": "avg_pool2d and max_pool2d between it and '4' mix channels, or padding in"},
+        positive=True,
+    ),
+    FoldCase(
+        "before_a_maximum_over_channels",
+        chain(nn.Tanh, lambda: BN1(6), Maxout, lambda: nn.Linear(3, 2)),
+        (6,),
+        stays={"1": "amax and unflatten between it and '3' mix channels"},
+        positive=True,
+    ),
+    FoldCase(
+        "padding_to_a_multiple_that_the_example_has",
+        chain(conv(3, 4, 3, padding=1), PadToEven, lambda: BN2(4)),
+        (3, 6, 6),
+        stays={"2": "its input comes from pad in '1', not from an affine layer"},
+        other=(3, 5, 7),
+    ),
+    FoldCase(
         "after_max_pool_positive_scale",
         chain(nn.ReLU, lambda: BN2(3), lambda: nn.MaxPool2d(2), conv(3, 4, 3)),
         (3, 8, 8),
@@ -564,9 +602,7 @@ CASES = (
     FoldCase("after_branching", Branching, (3, 6, 6), {"norm": ("left", "right")}),
     FoldCase("after_branching_padded", lambda: Branching(1), (3, 6, 6), stays={"norm": "'left' pads|'right' pads"}),
     FoldCase("after_read_elsewhere", Attended, (3, 6, 6), stays={"norm": "its output is read by mul in the model"}),
-    FoldCase(
-        "after_layer_fed_by_two", FedByTwo, (3, 6, 6), stays={"norm": "'left' also receives an input or constant"}
-    ),
+    FoldCase("after_layer_fed_by_two", FedByTwo, (3, 6, 6), stays={"norm": "'left' also receives an input"}),
     FoldCase(
         "after_and_before",
         chain(nn.ReLU, lambda: BN2(3), conv(3, 4, 3), lambda: BN2(4)),

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from torch import Tensor, nn
+
 from bn_lightning.analysis.checkpoint_file import read_checkpoint, write_checkpoint
 from bn_lightning.analysis.training import namespace_of_module, quiet_lightning, recorded_warnings
-from bn_lightning.callbacks.offline import RecalibrateBeforeValidation
+from bn_lightning.callbacks.offline import LoadOnceBuilt, RecalibrateBeforeValidation
 from bn_lightning.errors import NoNormError, PlanMismatchError
 from bn_lightning.surgery.checkpoint import match_plan
 from bn_lightning.surgery.forward import call_model
@@ -72,6 +74,7 @@ def recalibrate_checkpoint(
 
     Raises:
         RunFolderError: If the file cannot be read, or the new one cannot be written.
+        TypeError: If `model` makes no LightningModule, or `data` no LightningDataModule.
         ValueError: If `out` is the checkpoint itself, or there are no validation data.
         NoNormError: If the checkpoint holds no statistics of batch norms.
         PlanMismatchError: If the checkpoint is of another model.
@@ -84,7 +87,7 @@ def recalibrate_checkpoint(
     if not any(str(name).endswith("running_var") for name in saved["state_dict"]):
         raise NoNormError(f"{source} holds no running statistics of batch norms, so there is nothing to recalibrate.")
     module = model()
-    _load(module, saved, source)
+    namespace = namespace_of_module(module)  # which says so if it is no LightningModule
     callback = RecalibrateBeforeValidation(
         forward=call_model if entry == "forward" else None,
         estimator=estimator,
@@ -92,16 +95,14 @@ def recalibrate_checkpoint(
         regroup=regroup,
         progress=progress,
     )
-    before, after = _validate_around(module, data(), callback)
+    loading = LoadOnceBuilt(_Loader(saved, source))
+    before, after = _validate_around(namespace, module, data(), loading, callback)
     if callback.report is None:
         raise ValueError(
             f"{type(module).__name__} was not validated, so its norms were not recalibrated: the validation data of "
             "the data module hold no batch."
         )
-    for name, statistics in statistics_of(module).items():
-        prefix = f"{name}." if name else ""
-        saved["state_dict"][f"{prefix}running_mean"] = statistics["mean"].cpu()
-        saved["state_dict"][f"{prefix}running_var"] = statistics["variance"].cpu()
+    saved["state_dict"] |= _state_of_norms(module)
     saved["bn_lightning_statistics"] = {
         "kind": "population",
         "estimator": estimator,
@@ -111,10 +112,40 @@ def recalibrate_checkpoint(
     return RecalibratedCheckpoint(target, callback.report, before, after)
 
 
+def _state_of_norms(module: nn.Module) -> dict[str, Tensor]:
+    statistics = statistics_of(module)
+    first_names = {id(part): name for name, part in module.named_modules()}
+    state: dict[str, Tensor] = {}
+    # A state_dict has a norm of two names twice, and loading takes the last.
+    for name, part in module.named_modules(remove_duplicate=False):
+        values = statistics.get(first_names[id(part)])
+        if values is not None:
+            prefix = f"{name}." if name else ""
+            state[f"{prefix}running_mean"] = values["mean"].cpu()
+            state[f"{prefix}running_var"] = values["variance"].cpu()
+    return state
+
+
+class _Loader:
+    """Loads a checkpoint into a module, as often as a Trainer sets it up."""
+
+    def __init__(self, saved: dict[str, Any], source: Path) -> None:
+        self.saved = saved
+        self.source = source
+        self._checked = False
+
+    def __call__(self, module: Any) -> None:
+        if self._checked:
+            # A setup that builds the layers each time has thrown the weights away. Not by the module's own hook, which
+            # has changed what was saved already.
+            module.load_state_dict(self.saved["state_dict"], strict=False)
+        else:
+            _load(module, self.saved, self.source)
+            self._checked = True
+
+
 def _load(module: Any, saved: dict[str, Any], source: Path) -> None:
-    namespace_of_module(module)  # which says so if it is no LightningModule
     match_plan(module, saved)
-    module.configure_model()
     module.on_load_checkpoint(saved)
     strict = module.strict_loading
     try:
@@ -132,22 +163,28 @@ def _load(module: Any, saved: dict[str, Any], source: Path) -> None:
 
 
 def _validate_around(
-    module: Any, data: Any, callback: RecalibrateBeforeValidation
+    namespace: Any, module: Any, data: Any, loading: LoadOnceBuilt, callback: RecalibrateBeforeValidation
 ) -> tuple[dict[str, float], dict[str, float]]:
-    namespace = namespace_of_module(module)
+    if not hasattr(data, "prepare_data"):
+        raise TypeError(
+            f"The training data come from a LightningDataModule, but data() made a {type(data).__qualname__}. Put its "
+            "loaders into the train_dataloader and val_dataloader of a LightningDataModule."
+        )
     silent: dict[str, Any] = {
         "logger": False,
         "enable_checkpointing": False,
         "enable_progress_bar": False,
         "enable_model_summary": False,
     }
-    metrics = []
-    data.prepare_data()
-    # The training data may be set up in this stage only.
-    data.setup("fit")
+    metrics: list[dict[str, float]] = []
     with recorded_warnings() as caught, quiet_lightning():
-        for callbacks in ([], [callback]):
+        for callbacks in ([loading], [loading, callback]):
             trainer = namespace.Trainer(devices=1, callbacks=callbacks, **silent)
+            if not metrics:
+                data.trainer = trainer
+                data.prepare_data()
+                # The training data may be set up in this stage only.
+                data.setup("fit")
             results = trainer.validate(module, datamodule=data, verbose=False)
             metrics.append({name: value for result in results for name, value in result.items()})
     for warning in caught:

@@ -1,6 +1,6 @@
 """Run a LightningModule for insertion: to find its sites, and to let new norms start as the identity."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from typing import Any
 
@@ -81,7 +81,7 @@ def calibrate_identity(trainer: "Trainer", module: "LightningModule", num_batche
     """
     batches = first_training_batches(trainer, module, num_batches)
 
-    def numbered() -> Iterator[tuple[int, Any]]:
+    def numbered() -> Generator[tuple[int, Any], None, None]:
         # Left before the norms are written, which a step's own writing to parameters would be taken for.
         with _no_trace_left(module, "training_step"):
             yield from enumerate(batches)

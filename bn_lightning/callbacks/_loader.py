@@ -28,13 +28,13 @@ def training_batches(trainer: "Trainer", *, num_batches: int | None = None) -> I
     training; several loaders are combined in the mode of training. Workers are not used. A shuffling
     sampler draws its order from the global generators, as the data set may: read this inside
     `preserve_random_state`. Generators that samplers own are copied, so that training's stay where they are;
-    a generator inside the data set is not.
+    a generator inside the data set is not. What cannot be read is refused at once, before the first batch is asked for.
 
     Args:
         trainer: A Trainer that is fitting.
-        num_batches: Yield at most so many; otherwise as many as a training epoch has.
+        num_batches: At most so many; otherwise as many as a training epoch has.
 
-    Yields:
+    Returns:
         Batches, neither converted nor moved: see `to_training_device`.
 
     Raises:
@@ -70,7 +70,10 @@ def training_batches(trainer: "Trainer", *, num_batches: int | None = None) -> I
         )
     # The mode of a user's CombinedLoader can be read nowhere else; it is not changed.
     mode = trainer.fit_loop._combined_loader._mode  # type: ignore[union-attr] # there, as its data is
-    loader = loader_of_our_own(trainer, data, mode, remedy=BATCHES_REMEDY)
+    return _read(loader_of_our_own(trainer, data, mode, remedy=BATCHES_REMEDY), int(limit))
+
+
+def _read(loader: Any, limit: int) -> Iterator[Any]:
     for index, (batch, _, _) in enumerate(loader):
         if index >= limit:
             return

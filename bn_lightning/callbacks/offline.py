@@ -1,11 +1,12 @@
 """Recalibrate a trained module in a Trainer's validation, by the training data of its data module."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
 
+from bn_lightning.callbacks._built import OnceBuilt
 from bn_lightning.callbacks._compat import CallbackBase, LightningModule, Trainer, namespace_of
 from bn_lightning.callbacks._example import muted_logging
 from bn_lightning.callbacks._metrics import preserve_metrics
@@ -14,6 +15,34 @@ from bn_lightning.surgery.forward import Forward
 from bn_lightning.surgery.sandbox import preserve_modes, preserve_random_state
 from bn_lightning.surgery.statistics.recalibrate import recalibrate_batch_norm
 from bn_lightning.surgery.statistics.recalibration_report import RecalibrationReport
+
+
+class LoadOnceBuilt(CallbackBase):
+    """Loads weights into a module as soon as it has all its layers, wherever it builds them.
+
+    Args:
+        load: Called with the module once in every run of the Trainer, before the module goes to its device.
+
+    Example:
+        >>> callback = LoadOnceBuilt(lambda module: print(sorted(module.state_dict())))
+        >>> # Trainer(callbacks=[callback]).validate(module, datamodule=data)
+    """
+
+    _waiting: OnceBuilt | None = None
+
+    def __init__(self, load: Callable[["LightningModule"], None]) -> None:
+        super().__init__()
+        self._load = load
+
+    def setup(self, trainer: "Trainer", pl_module: "LightningModule", stage: str) -> None:
+        """Load now, or arrange for it when the module has built its layers."""
+        self._waiting = OnceBuilt(trainer, pl_module, lambda: self._load(pl_module))
+        self._waiting.arm()
+
+    def on_exception(self, trainer: "Trainer", pl_module: "LightningModule", exception: BaseException) -> None:
+        """Leave nothing on a module whose set-up failed."""
+        if self._waiting is not None:
+            self._waiting.restore()
 
 
 class RecalibrateBeforeValidation(CallbackBase):

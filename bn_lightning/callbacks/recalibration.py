@@ -20,7 +20,7 @@ from bn_lightning.callbacks._loader import training_batches
 from bn_lightning.callbacks._mark import mark_checkpoints, unmark_checkpoints
 from bn_lightning.callbacks._metrics import preserve_metrics
 from bn_lightning.callbacks._training_forward import as_in_training, refuse_unusable_step
-from bn_lightning.errors import NoEffectWarning, NonFiniteError, NoNormError, StatisticsWarning
+from bn_lightning.errors import BatchSizeError, NoEffectWarning, NonFiniteError, NoNormError, StatisticsWarning
 from bn_lightning.surgery.forward import Forward
 from bn_lightning.surgery.sandbox import preserve_modes
 from bn_lightning.surgery.statistics.estimators import Estimator, check_estimator, check_regroup
@@ -69,7 +69,8 @@ class BatchNormRecalibration(CallbackBase):
     ``StochasticWeightAveraging``, which has to come first, validations are of the weights of training until its last
     epoch, and the average that it leaves in the module is recalibrated at the end.
 
-    A `NonFiniteError` (a run that has diverged) is a warning here, and the running statistics stay.
+    A `NonFiniteError` (a run that has diverged) is a warning here, and the running statistics stay; so is a
+    `BatchSizeError` (norms that receive single values in every batch), for which `regroup` is the way out.
 
     Source: Ioffe & Szegedy (2015), Algorithm 2.
 
@@ -92,7 +93,7 @@ class BatchNormRecalibration(CallbackBase):
         TypeError: If `batches` is an iterator, which could be used only once.
         MisconfigurationException: In setup, if it cannot work with this Trainer: sharded strategies, averaged weights
             with ``"last_batches"``, StochasticWeightAveraging behind it; at the start of fit, manual optimization
-            without `forward`.
+            without `forward`, or training data that cannot be read a second time.
 
     Example:
         >>> from pytorch_lightning import Trainer
@@ -202,7 +203,7 @@ class BatchNormRecalibration(CallbackBase):
         mark_checkpoints(pl_module, self._mark, owner=self)
 
     def on_train_start(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
-        """Look which norms there are; a resumed run may begin in the middle of an epoch."""
+        """Look which norms there are, and that the data can be read; a resumed run may begin in mid-epoch."""
         if self._population:  # else a checkpoint has just brought the running average
             self._forget_what_others_changed(pl_module)
             if self._running and weight_averaging_of(trainer) is not None:
@@ -212,6 +213,9 @@ class BatchNormRecalibration(CallbackBase):
             self._recent = RecentBatchStatistics(pl_module, num_batches=self.num_batches or LAST_BATCHES)
             self._recent.__enter__()
         self.on_train_epoch_start(trainer, pl_module)
+        if self._norms and self._recent is None and self.batches is None:
+            # Data that cannot be read a second time are refused now, and not after an epoch.
+            training_batches(trainer, num_batches=self.num_batches)
 
     def on_train_epoch_start(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
         """Look again which norms there are, as other callbacks may have changed the module."""
@@ -305,7 +309,7 @@ class BatchNormRecalibration(CallbackBase):
             except NoNormError as error:
                 rank_zero_warn(f"BatchNormRecalibration does nothing. {error}", category=NoEffectWarning)
                 return
-            except NonFiniteError as error:
+            except (BatchSizeError, NonFiniteError) as error:
                 rank_zero_warn(f"{error} The running statistics are used instead.", category=StatisticsWarning)
                 return
             finally:

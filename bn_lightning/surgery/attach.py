@@ -3,10 +3,11 @@
 import warnings
 from collections import Counter
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor, nn
 
-from bn_lightning.errors import InsertionWarning, NoEffectWarning, NoSiteError
+from bn_lightning.errors import InsertionWarning, NoEffectWarning, NormOptionError, NoSiteError
 from bn_lightning.surgery.carried import PLAN_ATTRIBUTE, containers, other_plan, own_plan, plan_of
 from bn_lightning.surgery.plan import CUSTOM_NORM, InsertionPlan, NormFactory, Site
 from bn_lightning.surgery.plan_match import check_match, host_path
@@ -53,11 +54,13 @@ def apply_plan(model: nn.Module, plan: InsertionPlan, *, norm: NormFactory | Non
         NoSiteError: If the plan inserts nothing.
         PlanMismatchError: If the model carries another plan, is of another class than the plan's, lacks a module that
             the plan names or has other channels there.
-        NormOptionError: If a site has nothing that the norm could reduce, or too few channels for its groups.
+        NormOptionError: If a site has nothing that the norm could reduce, or too few channels for its groups, or the
+            factory makes no module or one for several sites.
         ValueError: If the plan needs its factory and got none.
 
     Example:
         >>> import torch
+        >>> from bn_lightning.surgery.planning import plan_insertion
         >>> make = lambda: torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
         >>> plan = plan_insertion(make(), (torch.randn(16, 8),))
         >>> fresh = make()
@@ -83,6 +86,7 @@ def apply_plan(model: nn.Module, plan: InsertionPlan, *, norm: NormFactory | Non
         holders = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
         for site in plan.inserted:
             numbers[site.name] = _attach(model, plan, site, norm or plan.norm, holders)
+        _check_distinct(model)
         _wrap_owners(model, plan, numbers)
         model.__dict__[PLAN_ATTRIBUTE] = plan
     except BaseException:
@@ -105,6 +109,7 @@ def remove_batch_norm(model: nn.Module) -> InsertionPlan | None:
 
     Example:
         >>> import torch
+        >>> from bn_lightning.surgery.insert import insert_batch_norm
         >>> model = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
         >>> keys = list(model.state_dict())
         >>> plan = insert_batch_norm(model, (torch.randn(16, 8),))
@@ -114,7 +119,13 @@ def remove_batch_norm(model: nn.Module) -> InsertionPlan | None:
     model = getattr(model, "_orig_mod", model)
     plan = plan_of(model)
     if plan is None:
-        warnings.warn(f"{type(model).__name__} carries no inserted norms, so none was removed.", NoEffectWarning, 2)
+        partial = any(True for _ in containers(model))
+        found = (
+            "is a part of a model that norms were inserted into as a whole; take them out of that one"
+            if partial
+            else "carries no inserted norms"
+        )
+        warnings.warn(f"{type(model).__name__} {found}, so none was removed.", NoEffectWarning, stacklevel=2)
         return None
     norms = [norm for _, container in containers(model) for norm in container]
     changed = not all(is_untouched(norm) or is_identity(norm) for norm in norms)
@@ -136,10 +147,11 @@ def _attach(
     host = model.get_submodule(host_path(site))
     made = make_norm(site, norm, _neighbour(model, site.layer), plan.norm_options)
     made.train(host.training)
-    norms = getattr(host, CHILD_NAME, None)
+    # Its own child: a wrapper that hands attributes on would answer with the norms of what it wraps.
+    norms: Any = host._modules.get(CHILD_NAME)
     if norms is None:
         norms = InsertedNorms()
-        host.add_module(CHILD_NAME, norms)
+        host._modules[CHILD_NAME] = norms  # add_module takes such an answer for a name that is in use
     if site.attach == "producer":
         host.register_forward_hook(producer_hook)
     elif site.attach == "input":
@@ -150,6 +162,18 @@ def _attach(
     if site.attach == "producer" and plan.bias == "freeze" and cancels_bias(made):
         norms.froze_bias = _freeze_bias(host, holders)
     return norms.add(made, site, after=plan.placement == "after", kind=plan.norm)
+
+
+def _check_distinct(model: nn.Module) -> None:
+    site_of: dict[nn.Module, str] = {}
+    for _, norms in containers(model):
+        for slot, norm in zip(norms.slots, norms, strict=True):
+            first = site_of.setdefault(norm, slot.site)
+            if first != slot.site:
+                raise NormOptionError(
+                    f"The norm factory gave the sites {first!r} and {slot.site!r} the same {type(norm).__name__}, "
+                    "which would mix their statistics; let it make a new one at each call."
+                )
 
 
 def _neighbour(model: nn.Module, layer: str) -> Tensor | None:

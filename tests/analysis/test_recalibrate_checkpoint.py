@@ -178,6 +178,87 @@ def test_norms_that_were_inserted_are_rebuilt_from_the_checkpoint(tmp_path):
     assert_close(found, inputs.mean(1))
 
 
+def test_a_norm_of_two_names_gets_its_statistics_under_both(tmp_path):
+    """Loading takes the values of the last name, so old ones there would undo all of it."""
+
+    class Aliased(Net):
+        def __init__(self):
+            super().__init__()
+            self.alias = self.net[1]
+
+    written = recalibrate_checkpoint(train(tmp_path / "a.ckpt", Aliased(), Data()), model=Aliased, data=Data)
+    saved = loaded(written.path)
+    fresh = Aliased()
+    fresh.load_state_dict(saved["state_dict"])
+    mean, variance = expected_statistics({"state_dict": fresh.net.state_dict(prefix="net.")}, Data())
+    assert_close(fresh.net[1].running_mean, mean.float())
+    assert_close(fresh.net[1].running_var, variance.float())
+
+
+@pytest.mark.parametrize("insert", [False, True])
+@pytest.mark.parametrize("hook", ["setup", "configure_model"])
+def test_layers_that_are_built_by_the_trainer(tmp_path, hook, insert):
+    class Late(Net):
+        def build(self, stage=None):
+            if not hasattr(self, "net"):
+                self.net = self.kept
+
+        def __init__(self):
+            super().__init__()
+            net = self.net
+            del self.net
+            # Not as a sub-module yet.
+            self.__dict__["kept"] = nn.Sequential(net[0], *([] if insert else [net[1]]), *net[2:])
+
+    setattr(Late, hook, Late.build)
+    callbacks = [BatchNormInsertion()] if insert else []
+    checkpoint = train(tmp_path / "late.ckpt", Late(), Data(), *callbacks)
+    written = recalibrate_checkpoint(checkpoint, model=Late, data=Data)
+    old, new = loaded(checkpoint)["state_dict"], loaded(written.path)["state_dict"]
+    assert old.keys() == new.keys()
+    changed = {name for name in old if not torch.equal(old[name], new[name])}
+    assert {name.rpartition(".")[2] for name in changed} == {"running_mean", "running_var"}
+    assert written.after["val_loss"] != written.before["val_loss"]
+    data = Data()
+    data.setup("fit")
+    inputs = F.linear(data.train.tensors[0].double(), new["net.0.weight"].double(), new["net.0.bias"].double())
+    (mean,) = (new[name] for name in changed if name.endswith("running_mean"))
+    assert_close(mean, inputs.mean(0).float())
+
+
+def test_a_setup_that_builds_the_layers_each_time(tmp_path):
+    """The second validation sets the module up again, which throws the loaded weights away."""
+
+    class Rebuilding(Net):
+        def __init__(self):
+            super().__init__()
+            del self.net
+
+        def setup(self, stage):
+            torch.manual_seed(7)
+            self.net = nn.Sequential(nn.Linear(3, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 1))
+
+    checkpoint = train(tmp_path / "rebuilt.ckpt", Rebuilding(), Data())
+    saved = loaded(recalibrate_checkpoint(checkpoint, model=Rebuilding, data=Data).path)
+    mean, variance = expected_statistics(saved, Data())
+    assert_close(saved["state_dict"]["net.1.running_mean"], mean.float())
+    assert_close(saved["state_dict"]["net.1.running_var"], variance.float())
+
+
+def test_a_data_module_that_asks_for_its_trainer(checkpoint):
+    class Asking(Data):
+        def setup(self, stage):
+            assert self.trainer.world_size == 1
+            super().setup(stage)
+
+    assert recalibrate_checkpoint(checkpoint, model=Net, data=Asking).report.batches == 4
+
+
+def test_what_is_no_data_module_is_named(checkpoint):
+    with pytest.raises(TypeError, match=r"made a DataLoader.*LightningDataModule"):
+        recalibrate_checkpoint(checkpoint, model=Net, data=partial(DataLoader, [torch.ones(1)]))
+
+
 def test_what_cannot_be_recalibrated(checkpoint, tmp_path):
     with pytest.raises(ValueError, match=r"out=.*last.ckpt' is the checkpoint itself"):
         recalibrate_checkpoint(checkpoint, model=Net, data=Data, out=checkpoint)

@@ -24,7 +24,7 @@ from pytorch_lightning.strategies import SingleDeviceStrategy
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 from torch.testing import assert_close
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import bn_lightning
 from bn_lightning.callbacks import recalibration
@@ -148,7 +148,9 @@ def fit(
         **options,
     )
     torch.manual_seed(3)
-    trainer.fit(module, train or default_train, default_val if val == "default" else val, ckpt_path=ckpt)
+    trainer.fit(
+        module, default_train if train is None else train, default_val if val == "default" else val, ckpt_path=ckpt
+    )
     return trainer, module
 
 
@@ -419,6 +421,70 @@ def test_a_diverged_run_keeps_its_running_statistics_and_says_so(tmp_path):
     with pytest.warns(StatisticsWarning, match=r"'net\.1', 'net\.5' are NaN.*running statistics are used"):
         _, module = fit(tmp_path, BatchNormRecalibration(), Diverge())
     assert module.net[1].running_mean.isnan().all()
+
+
+def test_batches_too_small_for_some_norm_do_not_end_the_training(tmp_path):
+    """Inserted norms go by their running statistics where an expert is given one sample."""
+
+    class Routed(Module):
+        def __init__(self):
+            super().__init__()
+            self.expert = nn.BatchNorm1d(8)
+
+        def training_step(self, batch, batch_idx):
+            if not torch.is_grad_enabled():
+                self.expert(torch.ones(1, 8))
+            return super().training_step(batch, batch_idx)
+
+    with pytest.warns(StatisticsWarning, match=r"norm 'expert' received.*running statistics are used"):
+        trainer, module = fit(tmp_path, BatchNormRecalibration(), module=Routed())
+    assert trainer.current_epoch == 2
+    plain = fit(tmp_path, module=Routed())[1]
+    assert_same([module.state_dict()], [plain.state_dict()])
+
+
+class Endless(IterableDataset):
+    """Data without a length; `read` counts the samples that were taken."""
+
+    def __init__(self):
+        self.read = 0
+
+    def __iter__(self):
+        for x, y in make_data():
+            self.read += 1
+            yield x, y
+
+
+class OneShot(Endless):
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        if self.read == 40:
+            raise StopIteration
+        self.read += 1
+        return torch.ones(4), torch.ones(())
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "reason"),
+    [
+        (Endless, {}, "has no length.*give num_batches"),
+        (OneShot, {"num_batches": 2}, "comes from a OneShot, an iterator.*batches="),
+    ],
+)
+def test_training_data_that_cannot_be_read_again_are_refused_before_training(tmp_path, data, options, reason):
+    source = data()
+    with pytest.raises(MisconfigurationException, match=reason):
+        fit(tmp_path, BatchNormRecalibration(**options), train=DataLoader(source, batch_size=8))
+    assert source.read <= 8  # Lightning fetches the first batch ahead
+
+
+def test_training_data_that_cannot_be_read_again_do_where_they_are_not_read(tmp_path):
+    for options in ({"batches": [make_data()[:8]]}, {"estimator": "last_batches"}):
+        callback = BatchNormRecalibration(**options)
+        fit(tmp_path, callback, train=DataLoader(Endless(), batch_size=8))
+        assert callback.last_report is not None
 
 
 def test_a_model_without_norms_is_told(tmp_path):
@@ -801,7 +867,7 @@ DDP = """
     import sys, warnings
     import pytorch_lightning as pl, torch
     from torch import nn
-    from torch.utils.data import DataLoader, TensorDataset
+    from torch.utils.data import DataLoader, IterableDataset, TensorDataset
     from bn_lightning.callbacks.recalibration import BatchNormRecalibration
     warnings.simplefilter("ignore")
 

@@ -102,6 +102,10 @@ class Surroundings:
             return node.owner in self.folded
         if node.op in _MOVES_LIKE:
             return True
+        # A border that this example does not get, as one up to a multiple, says nothing of what others get. A layer's
+        # own padding is fixed.
+        if node.op == "pad" and node.owner not in self.layer_calls:
+            return len(node.inputs) == 1 and node.shape != self.nodes[node.inputs[0]].shape
         return node.op in _MOVES | _AVERAGES | EXTREMES and len(node.inputs) == 1 and node.role != "parameter"
 
     def _note(self, node: Node, between: set[str]) -> None:

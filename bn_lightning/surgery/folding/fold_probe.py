@@ -54,10 +54,30 @@ def follow_channels(
     """
     # In no order that a mean over neighbouring channels would keep.
     order = torch.randperm(channels, generator=torch.Generator().manual_seed(0))
+
+    def send(numbers: Tensor) -> dict[str, list[Tensor]]:
+        return _one_run(model, run, sources, targets, numbers, arrivals, identities)
+
+    upwards = _found(send, order, targets, arrivals)
+    if not upwards:
+        return {}
+    # A maximum hides what is less than the numbers, as a border of zeros or another channel, and a minimum what is
+    # more: with the sign turned that comes out.
+    downwards = _found(lambda numbers: _negated(send(-numbers)), order, targets, arrivals)
+    return {path: where for path, where in upwards.items() if downwards.get(path) == where}
+
+
+def _negated(seen: dict[str, list[Tensor]]) -> dict[str, list[Tensor]]:
+    return {path: [-values for values in arrived] for path, arrived in seen.items()}
+
+
+def _found(
+    send: Callable[[Tensor], dict[str, list[Tensor]]], order: Tensor, targets: Mapping[str, int], arrivals: int
+) -> dict[str, tuple[int, ...]]:
     found: dict[str, list[Tensor | None]] = {path: [] for path in targets}
     divisor = 1
     while True:
-        seen = _one_run(model, run, sources, targets, order // divisor % _BASE + _BASE, arrivals, identities)
+        seen = send(order // divisor % _BASE + _BASE)
         if sum(map(len, seen.values())) != arrivals:
             return {}
         for path, arrived in seen.items():
@@ -69,7 +89,7 @@ def follow_channels(
                     before = found[path][number]
                     found[path][number] = None if before is None or digit is None else before + digit * divisor
         divisor *= _BASE
-        if divisor >= channels:
+        if divisor >= len(order):
             return {path: where for path, calls in found.items() if (where := _agreed(calls, order)) is not None}
 
 

@@ -6,6 +6,7 @@ Everything here is a plain object or a module-level function, so models stay cop
 import copy
 import inspect
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -122,7 +123,7 @@ class OwnerForward:
         return self._run_in_frame(args, kwargs)
 
     def _run_in_frame(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        frame = Frame(self.path, self._by_function, self.expected)
+        frame = Frame(self, self._by_function, self.expected)
         depth = len(RUNNING.stack)
         outer = RUNNING.stack[-1] if depth else None
         if isinstance(outer, Frame) and outer.calls is self:
@@ -138,7 +139,7 @@ class OwnerForward:
         finally:
             del RUNNING.stack[depth:]
         if self.expected is not None and not is_compiling():
-            self.expected.compare(frame.counts)
+            self.expected.compare(frame.seen)
         return result
 
     def _run(self, *args: Any, **kwargs: Any) -> Any:
@@ -147,8 +148,7 @@ class OwnerForward:
         return type(self.owner).forward(self.owner, *args, **kwargs)
 
 
-@torch.compiler.disable(reason="it calls a nonlinearity with an inserted norm that torch.compile lets nobody intercept")
-def _run_uncompiled(forward: OwnerForward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _warn_and_run(forward: OwnerForward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     owner = repr(forward.path) if forward.path else "the model"
     unseen = sorted(UNSEEN_BY_COMPILER.intersection(forward.actions))
     # The text says which module, so that Python's own filter lets it through once for each.
@@ -160,3 +160,8 @@ def _run_uncompiled(forward: OwnerForward, args: tuple[Any, ...], kwargs: dict[s
         stacklevel=2,
     )
     return forward._run_in_frame(args, kwargs)
+
+
+_run_uncompiled: Callable[[OwnerForward, tuple[Any, ...], dict[str, Any]], Any] = torch.compiler.disable(
+    _warn_and_run, reason="it calls a nonlinearity with an inserted norm that torch.compile lets nobody intercept"
+)

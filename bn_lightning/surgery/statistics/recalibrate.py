@@ -34,6 +34,9 @@ from bn_lightning.surgery.statistics.regroup import regrouped
 from bn_lightning.surgery.statistics.write_population import write_population
 
 UNREACHED = "not reached by the forward"
+SINGLE = "received a single value a channel, which has no variance"
+TOO_SMALL_AT_START = 32
+"""So many batches without one that is large enough, and the loader is taken to have none."""
 
 Loss = Callable[[nn.Module], float | Tensor]
 
@@ -60,7 +63,7 @@ def recalibrate_batch_norm(
 
     - ``"pooled"`` (default): the mean and variance of all values together, by the law of total variance:
       the size-weighted mean of the biased batch variances, plus the size-weighted variance of the batch
-      means. A short last batch weighs what it holds, and one with a single value a channel is normalised by the
+      means. A short batch weighs what it holds, and one with a single value a channel is normalised by the
       statistics of the others. The variance is not corrected by m/(m − 1): behind another norm the batch has
       already lost that degree of freedom, and the correction over-estimates by exactly that factor where m is
       small. Right for a network that was trained with batches of this size, small ones above all.
@@ -123,7 +126,7 @@ def recalibrate_batch_norm(
 
     Raises:
         NoNormError: If there is no norm to estimate for, or the forward reaches none.
-        BatchSizeError: If the first batch has fewer than two values a channel at some norm.
+        BatchSizeError: If no batch, or none of the first 32, brings every norm that it reaches two values a channel.
         NonFiniteError: If an estimate is NaN or infinite; nothing is written then. It names the first batch and norm.
         UnknownNameError: If there is no such estimator.
         TypeError: If `batches` is a single batch, a batch has no default and `forward` is not given, or
@@ -195,15 +198,19 @@ def recalibrate_batch_norm(
     )
     if not batches_used:
         raise ValueError("There were no batches, so the statistics were left as they were; look at the data loader.")
-    seen = {name: total for name, total in zip(norms, totals, strict=True) if total.count > 0}
-    unreached = [name for name in norms if name not in seen]
+    everything = dict(zip(norms, totals, strict=True))
+    seen = {name: total for name, total in everything.items() if total.count > 1}
     if not seen:
         raise NoNormError(
-            f"The forward reached none of the batch norms {listed(unreached)}, so there is nothing to estimate from; "
-            "check what is run with forward=."
+            f"The forward reached none of the batch norms {listed(norms)} with two values a channel, so there is "
+            "nothing to estimate from; check what is run with forward=."
         )
     estimates = {name: estimate(estimator, total) for name, total in seen.items()}
-    skipped += [SkippedNorm(name, UNREACHED) for name in unreached]
+    skipped += [
+        SkippedNorm(name, SINGLE if total.count else UNREACHED)
+        for name, total in everything.items()
+        if name not in seen
+    ]
     counts = {name: int(total.count) for name, total in seen.items()}
     moved, loss_after = write_population(
         {name: norms[name] for name in seen},
@@ -249,17 +256,22 @@ def _collect(
     for layer in collector.layers:
         layer.norm.training = True
     held: list[tuple[int, Callable[[], Any]]] = []
+    first_small: tuple[str, tuple[int, ...]] | None = None
     for number, batch in enumerate(batches):
         run = partial(call_model, model, batch, forward)
         if collector.run(run, number):
             continue
         held.append((number, run))
-        name, shape = collector.too_small or ("", ())
-        if not collector.accepted:
-            raise BatchSizeError(
-                f"The norm {name!r} received an input of shape {shape} in the first batch: fewer than two values a "
-                "channel have no variance. Use larger batches."
-            )
+        first_small = first_small or collector.too_small
+        if not collector.accepted and len(held) == TOO_SMALL_AT_START:
+            break
+    if held and not collector.accepted:
+        name, shape = first_small or ("", ())
+        raise BatchSizeError(
+            f"None of {len(held)} batches brought every norm that it reached two values a channel, without which there "
+            f"is no variance; in the first of them the norm {name!r} received an input of shape {shape}. Use larger "
+            "batches, or merge these by regroup=."
+        )
     if not (settle and held):
         return len(held)
     collector.settle(held)

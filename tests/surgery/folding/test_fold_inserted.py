@@ -243,7 +243,7 @@ def test_copies_load_and_run_where_the_package_cannot_be_imported(tmp_path):
             inserted(model, x, **options)
             saved.append((fold_batch_norm(model, (x,)), x, model(x).detach()))
     torch.save(saved, tmp_path / "folded.pt")
-    where = Path(__file__).parents[1]  # where the classes of the cases are
+    where = Path(__file__).parents[2]  # where the classes of the cases are
     command = [sys.executable, "-c", LOAD, tmp_path / "folded.pt", where]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -41,11 +41,22 @@ class Mixing(nn.Module):
         lambda x: nn.functional.pad(x[:, :4], (1, 1)),
         lambda x: x + x,
         lambda x: x[:0],
+        lambda x: x.unflatten(1, (3, 2)).amax(2).repeat(1, 2),
+        lambda x: x.unflatten(1, (3, 2)).amin(2).repeat(1, 2),
         lambda x: x.view(-1)[torch.arange(x.numel()) % 5].view(x.shape),
     ],
-    ids=["mean", "neighbours", "padding", "sum", "empty", "scrambled"],
+    ids=["mean", "neighbours", "padding", "sum", "empty", "maxout", "minout", "scrambled"],
 )
 def test_what_mixes_channels_or_brings_other_values_is_not_followed(mix):
+    assert follow(Mixing(mix), torch.ones(3, 2), ("first", -1), ("second", -1), 6) == {}
+
+
+@pytest.mark.parametrize("ends", [(1, 0), (0, 1)])
+def test_a_border_that_extremes_hide_is_met(ends):
+    def mix(x: Tensor) -> Tensor:
+        padded = nn.functional.pad(x[:, :, None], ends)
+        return padded.amax(2) if ends[0] else padded.amin(2)
+
     assert follow(Mixing(mix), torch.ones(3, 2), ("first", -1), ("second", -1), 6) == {}
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from function_model import Function
 from torch import Tensor, nn
 
 from bn_lightning.errors import InsertionWarning
@@ -122,3 +123,52 @@ def test_a_compiled_model_runs_other_paths_without_a_graph_break():
     model.extra = torch.tanh
     torch._dynamo.reset()
     torch.compile(model, backend="eager", fullgraph=True)(X)
+
+
+def test_a_layer_that_is_passed_twice_behind_a_site_is_no_surprise():
+    def run(model, x: Tensor) -> Tensor:
+        h = F.relu(model.a(x) + x)
+        return model.head(F.relu(model.b(h)) + F.relu(model.b(-h)))
+
+    model = Function(run, a=nn.Linear(4, 4), b=nn.Linear(4, 4), head=nn.Linear(4, 1))
+    plan = plan_insertion(model, (X,))
+    assert [(site.attach, site.visits) for site in plan.inserted] == [("call", 1), ("producer", 2)]
+    apply_plan(model, plan)
+    assert_silent(model)
+
+
+def test_a_nonlinearity_with_norms_on_its_branches_is_no_surprise():
+    def run(model, x: Tensor) -> Tensor:
+        h = torch.relu(F.max_pool1d(model.a(x), 1) * 2 + x)
+        return model.head(torch.tanh(model.b(h.square()) + x))
+
+    model = Function(run, a=nn.Linear(4, 4), b=nn.Linear(4, 4), head=nn.Linear(4, 1))
+    plan = plan_insertion(model, (X,), site="affine")
+    assert [(site.name, site.reason) for site in plan.skipped] == [("tanh_0", "normalised on its branches, b")]
+    apply_plan(model, plan)
+    assert_silent(model)
+
+
+class Rectify(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return F.relu(x) + torch.tanh(x)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return gradient * ((x > 0) + 1 - torch.tanh(x) ** 2)
+
+
+@pytest.mark.parametrize("gradients", [True, False])
+def test_calls_within_an_autograd_function_are_no_surprise(gradients):
+    def run(model, x: Tensor) -> Tensor:
+        h = Rectify.apply(F.relu(Rectify.apply(model.a(x)) + model.b(x)))
+        return model.head(Rectify.apply(h))
+
+    model = Function(run, a=nn.Linear(4, 4), b=nn.Linear(4, 4), head=nn.Linear(4, 1))
+    (site,) = apply_plan(model, plan_insertion(model, (X,))).inserted
+    assert (site.attach, site.call_index) == ("call", 1)
+    with torch.set_grad_enabled(gradients):
+        assert_silent(model)

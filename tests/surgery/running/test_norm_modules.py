@@ -1,4 +1,5 @@
 from dataclasses import replace
+from itertools import product
 
 import pytest
 import torch
@@ -44,11 +45,12 @@ def through(norm: str, site, x, options=None):
     return norms.normalize(0, x)
 
 
-@pytest.mark.parametrize("layout", SHAPES)
-@pytest.mark.parametrize("norm", ["batch", "layer", "instance", "rms"])
+# An instance norm has nothing to reduce in (N, C); it is refused there, see below.
+@pytest.mark.parametrize(
+    ("norm", "layout"),
+    [pair for pair in product(("batch", "layer", "instance", "rms"), SHAPES) if pair != ("instance", "NC")],
+)
 def test_each_norm_reduces_the_axes_of_the_table(norm, layout):
-    if (norm, layout) == ("instance", "NC"):
-        pytest.skip("an instance norm has nothing to reduce there; refused below")
     x = torch.randn(SHAPES[layout], dtype=torch.float64) + 3
     eps = torch.finfo(torch.float64).eps if norm == "rms" else 1e-5
     expected = normalised(x, reduced_axes(norm, layout), centre=norm != "rms", eps=eps)
@@ -169,3 +171,23 @@ def test_a_norm_that_training_does_not_change_counts_as_trained():
 def test_the_class_follows_the_number_of_axes(ndim, kind):
     shape = (2,) * ndim
     assert type(make_norm(replace(SITE, shape=shape, channels=2, channel_dim=1 - ndim), "batch", None)) is kind
+
+
+@pytest.mark.parametrize("norm", ["batch", nn.BatchNorm1d])
+def test_norms_are_made_for_training_where_the_layer_is_whatever_is_on_around(norm):
+    with torch.inference_mode(), torch.device("meta"):
+        made = make_norm(SITE, norm, torch.zeros(3, dtype=torch.float64, device="cpu"))
+    assert (made.weight.device.type, made.weight.dtype) == ("cpu", torch.float64)
+    made(torch.randn(4, SITE.channels, dtype=torch.float64)).sum().backward()
+    assert int(made.num_batches_tracked) == 1
+    assert made.weight.grad is not None
+
+
+def test_a_norm_without_values_is_as_it_was_made():
+    assert is_untouched(nn.BatchNorm1d(3, device="meta"))
+
+
+@pytest.mark.parametrize("made", [None, nn.BatchNorm1d])
+def test_a_factory_makes_modules(made):
+    with pytest.raises(NormOptionError, match=r"norm factory made .* for the 7 channels of the site 'relu_0'"):
+        make_norm(SITE, lambda channels: made, None)
