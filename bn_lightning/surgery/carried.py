@@ -99,6 +99,6 @@ def other_plan(present: InsertionPlan, asked: str) -> PlanMismatchError:
 def containers(model: nn.Module) -> Iterator[tuple[nn.Module, InsertedNorms]]:
     """Every module of `model` that carries inserted norms, with the container that holds them."""
     for module in list(model.modules()):
-        norms = getattr(module, CHILD_NAME, None)
+        norms = module._modules.get(CHILD_NAME)
         if isinstance(norms, InsertedNorms):
             yield module, norms

@@ -1,6 +1,6 @@
 """Plan and carry out in one call."""
 
-import fnmatch
+import inspect
 from collections.abc import Iterable, Mapping
 from typing import Any, TypedDict, Unpack
 
@@ -8,9 +8,9 @@ from torch import nn
 
 from bn_lightning.surgery.attach import apply_plan
 from bn_lightning.surgery.carried import other_plan, own_plan
-from bn_lightning.surgery.plan import CUSTOM_NORM, BiasChoice, InsertionPlan, NormFactory, Placement, SiteChoice
-from bn_lightning.surgery.planning import Example, plan_insertion
-from bn_lightning.surgery.selection import Selector
+from bn_lightning.surgery.plan import CUSTOM_NORM, BiasChoice, InsertionPlan, NormFactory, Placement, Site, SiteChoice
+from bn_lightning.surgery.planning import Example, check_choices, plan_insertion
+from bn_lightning.surgery.selection import Selector, matches
 
 
 class InsertionOptions(TypedDict, total=False):
@@ -51,7 +51,7 @@ def insert_batch_norm(
 
     Raises:
         NoSiteError: If there is no nonlinearity, or every one is skipped.
-        PlanMismatchError: If the model carries norms of another plan.
+        PlanMismatchError: If the model carries norms of another plan, or of other choices (see `check_same_choices`).
 
     Example:
         >>> import torch
@@ -63,35 +63,56 @@ def insert_batch_norm(
     factory = options.get("norm", "batch")
     present = own_plan(model)
     if present is not None:
-        check_same_choices(present, options)
+        inspect.signature(plan_insertion).bind(model, args, kwargs, **options)
+        check_same_choices(model, present, options)
         return present
     plan = plan_insertion(model, args, kwargs, **options)
     return apply_plan(model, plan, norm=None if isinstance(factory, str) else factory)
 
 
-def check_same_choices(present: InsertionPlan, options: InsertionOptions) -> None:
-    """Refuse choices that a plan which a model carries was not made with.
+def check_same_choices(model: nn.Module, present: InsertionPlan, options: InsertionOptions) -> None:
+    """Refuse choices that a plan which a model carries was not made with, as far as the plan shows.
+
+    What `existing` and `more_examples` were, and whether `site="affine"` would find branches where the plan has
+    none, can only be told by a trace of the model without its norms.
 
     Args:
-        present: The plan that was carried out.
+        model: The model.
+        present: The plan that was carried out on it.
         options: What is asked for now.
 
     Raises:
-        PlanMismatchError: If they differ in placement, norm, its options or the bias, or exclude a site with a norm.
+        PlanMismatchError: If they differ in placement, norm, its options, the bias, the norms on inputs or on branches,
+            or leave out a site with a norm.
+        NormOptionError: As for `plan_insertion`.
+        UnknownNameError: As for `plan_insertion`.
     """
-    norm = options.get("norm", "batch")
-    asked = (
-        norm if isinstance(norm, str) else CUSTOM_NORM,
-        options.get("placement", "before"),
-        dict(options.get("norm_options") or {}),
-        options.get("bias", "freeze"),
-    )
-    names = [site.name for site in present.inserted]
-    patterns = [pattern for pattern in options.get("exclude", ()) if isinstance(pattern, str)]
-    excluded = [pattern for pattern in patterns if fnmatch.filter(names, pattern)]
-    carried = (present.norm, present.placement, dict(present.norm_options), present.bias)
-    if asked != carried or excluded:
-        name, placement, given, bias = asked
-        words = [f"{option}={value}" for option, value in given.items()]
-        words += [f"bias={bias!r}"] if bias != present.bias else []
-        raise other_plan(present, ", ".join((name, placement, *words, *(f"without {pattern}" for pattern in excluded))))
+    norm, placement = options.get("norm", "batch"), options.get("placement", "before")
+    given, bias = dict(options.get("norm_options") or {}), options.get("bias", "freeze")
+    site, inputs = options.get("site", "nonlinearity"), options.get("inputs", False)
+    check_choices(placement, norm, given, site=site, bias=bias)
+    name = norm if isinstance(norm, str) else CUSTOM_NORM
+    words = [name, placement, *(f"{option}={value}" for option, value in given.items())]
+    differing = []
+    if bias != present.bias:
+        differing.append(f"bias={bias!r}")
+    if inputs != any(found.attach == "input" for found in present.sites):
+        differing.append(f"inputs={inputs}")
+    if site == "nonlinearity" and any(map(_on_branch, present.sites)):
+        differing.append(f"site={site!r}")
+    for option, selectors in (("include", options.get("include")), ("exclude", options.get("exclude", ()))):
+        if selectors is not None:
+            chosen = tuple(selectors)
+            wrong = [
+                found.name
+                for found in present.inserted
+                if any(matches(model, found, selector) for selector in chosen) == (option == "exclude")
+            ]
+            differing += [f"without {', '.join(wrong)} ({option})"] if wrong else []
+    if (name, placement, given) != (present.norm, present.placement, dict(present.norm_options)) or differing:
+        raise other_plan(present, ", ".join((*words, *differing)))
+
+
+def _on_branch(site: Site) -> bool:
+    """Whether a site is a branch of a sum; those of nonlinearities name the function or module called."""
+    return site.attach == "producer" and not site.function and not site.activation

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import nn
 
 from bn_lightning.errors import PlanMismatchError, UnknownNameError
+from bn_lightning.surgery.plan_format import check_fields, check_sites
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -177,22 +178,28 @@ class InsertionPlan:
             The plan.
 
         Raises:
-            PlanMismatchError: If it is no plan, or one of a version this release cannot read.
+            PlanMismatchError: If it is no plan, incomplete or contradicts itself, or one of a version this release
+                cannot read.
         """
-        version = data.get("version")
-        if version not in range(1, PLAN_VERSION + 1):
+        version = data.get("version") if isinstance(data, Mapping) else None
+        if type(version) is not int or not 1 <= version <= PLAN_VERSION:
             raise PlanMismatchError(
                 f"This release reads insertion plans of version 1 to {PLAN_VERSION}, and found {version!r}; "
                 "install the release of bn-lightning that wrote it."
             )
-        names = {field.name for field in fields(Site)}
-        wrong = [site for site in data.get("sites", ()) if set(site) != names]
         # The first version had no settings but these, and what it lacks has its default.
         settings = {name: data[name] for name in _SETTINGS if name in data}
         needed = _SETTINGS if version == PLAN_VERSION else ("placement", "norm", "entry")
-        if wrong or "sites" not in data or not set(needed) <= set(settings):
+        if not isinstance(data.get("sites"), list | tuple) or not set(needed) <= set(settings):
             raise PlanMismatchError("The insertion plan is incomplete; make it anew with plan_insertion.")
+        check_fields(InsertionPlan, settings, "the plan")
+        names = {field.name for field in fields(Site)}
+        for number, site in enumerate(data["sites"]):
+            check_fields(Site, site, f"site {number}")
+            if set(site) != names:
+                raise PlanMismatchError("The insertion plan is incomplete; make it anew with plan_insertion.")
         sites = tuple(Site(**{**site, "shape": tuple(site["shape"])}) for site in data["sites"])
+        check_sites(sites)
         return InsertionPlan(sites=sites, **settings)
 
     def table(self) -> "Table":

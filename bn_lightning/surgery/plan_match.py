@@ -4,6 +4,7 @@ from torch import nn
 
 from bn_lightning.errors import PlanMismatchError
 from bn_lightning.surgery.plan import InsertionPlan, Site
+from bn_lightning.surgery.tracing.ops import NONLINEARITIES
 
 _SIZES = {"producer": ("out_features", "out_channels"), "input": ("in_features", "in_channels")}
 
@@ -30,8 +31,8 @@ def check_match(model: nn.Module, plan: InsertionPlan) -> None:
         plan: The plan.
 
     Raises:
-        PlanMismatchError: If the class differs (subclasses fit), a module is missing, or a layer that hands its
-            output to a norm, or reads a norm's, has another number of channels.
+        PlanMismatchError: If the class differs (subclasses fit), a module is missing, a function is not known, or a
+            layer that hands its output to a norm, or reads a norm's, has another number of channels.
     """
     name = type(model).__name__
     if plan.model and plan.model not in {kind.__name__ for kind in type(model).__mro__}:
@@ -45,6 +46,12 @@ def check_match(model: nn.Module, plan: InsertionPlan) -> None:
         raise PlanMismatchError(
             f"The plan names modules that {name} does not have: {', '.join(missing)}. "
             "Plans fit only models of the structure they were made for; make one with plan_insertion."
+        )
+    unknown = sorted({site.function for site in plan.inserted if site.attach == "call"} - NONLINEARITIES.keys())
+    if unknown:
+        raise PlanMismatchError(
+            f"The plan puts norms on calls of {', '.join(unknown)}, which this release or its torch does not know as "
+            "nonlinearities. Make a plan with plan_insertion."
         )
     for site in plan.inserted:
         found = _channels(modules.get(site.layer), site)

@@ -77,7 +77,7 @@ def plan_insertion(
 
     Raises:
         NoSiteError: If the examples met no nonlinearity, or `inputs` no layer that reads a raw input.
-        TypeError: If `args` is not a tuple.
+        TypeError: If `args` is not a tuple, or `more_examples` holds something else than pairs.
         UnknownNameError: If a choice, a norm or its option does not exist, or a pattern or type matches no site.
 
     Example:
@@ -86,9 +86,10 @@ def plan_insertion(
         >>> plan_insertion(model, (torch.randn(4, 3, 8, 8),)).inserted[0].channels
         8
     """
+    existing = existing if isinstance(existing, str) else frozenset(existing)
     check_choices(placement, norm, norm_options, site=site, existing=existing, bias=bias)
     model = getattr(model, "_orig_mod", model)
-    examples: list[Example] = [(args, kwargs or {}), *more_examples]
+    examples = [(args, kwargs or {}), *map(_example, more_examples)]
     wrong = next((type(given).__name__ for given, _ in examples if not isinstance(given, tuple)), None)
     if wrong is not None:
         raise TypeError(f"args is the tuple of positional arguments, such as (x,); got {wrong}.")
@@ -101,9 +102,7 @@ def plan_insertion(
         )
         raise
     # What a factory makes is not known before it is called; it is taken to be a batch norm of some kind.
-    policy = Policy(
-        trace, existing=frozenset(existing), pools_time=norm == "batch" or callable(norm), placement=placement
-    )
+    policy = Policy(trace, existing=existing, pools_time=norm == "batch" or callable(norm), placement=placement)
     found = find_sites(trace, policy, placement=placement, site=site, inputs=inputs)
     if not found:
         raise NoSiteError(
@@ -157,6 +156,16 @@ def check_choices(
     if unknown:
         raise UnknownNameError(f"existing names norms among {', '.join(NORMS)}, not {', '.join(map(repr, unknown))}.")
     check_norm(norm, norm_options)
+
+
+def _example(given: Any) -> Example:
+    """One of the further examples, whose keyword arguments may be left None."""
+    if not isinstance(given, tuple | list) or len(given) != 2 or not isinstance(given[1], Mapping | None):
+        raise TypeError(
+            "more_examples holds pairs of args and kwargs, such as [((x,), {})]; got "
+            f"{type(given).__name__} among them."
+        )
+    return given[0], given[1] or {}
 
 
 def _possible(candidate: Site, norm: str | NormFactory) -> Site:

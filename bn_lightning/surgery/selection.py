@@ -31,7 +31,7 @@ def select(
         The sites, in the same order.
 
     Raises:
-        TypeError: If `include` or `exclude` is one string or type instead of several.
+        TypeError: If `include` or `exclude` is one string or type instead of several, or holds something else.
         UnknownNameError: If a pattern or type selects no site.
 
     Example:
@@ -55,28 +55,42 @@ def select(
     return tuple(decided)
 
 
-def _selected(model: nn.Module, sites: tuple[Site, ...], selectors: Iterable[Selector], option: str) -> dict[str, str]:
-    """For each selected site the selector in words."""
-    if isinstance(selectors, str | type):
-        raise TypeError(f"{option} takes several patterns or module types, such as [{_words(selectors)}].")
-    found: dict[str, str] = {}
-    for selector in selectors:
-        matching = [site for site in sites if _matches(model, site, selector)]
-        if not matching:
-            names = ", ".join(site.name for site in sites)
-            raise UnknownNameError(f"No site matches {_words(selector)} of {option}; the model's sites are: {names}.")
-        for site in matching:
-            found.setdefault(site.name, _words(selector))
-    return found
+def matches(model: nn.Module, site: Site, selector: Selector) -> bool:
+    """Whether a pattern or a type selects a site, as for `select`.
 
+    Args:
+        model: The model the site belongs to.
+        site: The site.
+        selector: An fnmatch pattern, or a module type.
 
-def _matches(model: nn.Module, site: Site, selector: Selector) -> bool:
+    Returns:
+        The answer.
+    """
     if isinstance(selector, str):
         return fnmatch.fnmatchcase(site.name, selector)
     paths = {path for path in (site.activation, site.layer, site.owner) if path}
     around = {path.rsplit(".", depth)[0] for path in paths for depth in range(path.count(".") + 1)}
     modules = {path: module for path, module in model.named_modules(remove_duplicate=False) if path in around}
     return any(isinstance(module, selector) for module in modules.values())
+
+
+def _selected(model: nn.Module, sites: tuple[Site, ...], selectors: Iterable[Selector], option: str) -> dict[str, str]:
+    """For each selected site the selector in words."""
+    if isinstance(selectors, str | type):
+        raise TypeError(f"{option} takes several patterns or module types, such as [{_words(selectors)}].")
+    found: dict[str, str] = {}
+    for selector in selectors:
+        if not isinstance(selector, str | type):
+            raise TypeError(
+                f"{option} takes patterns of site names and module types, not a {type(selector).__name__} itself."
+            )
+        matching = [site for site in sites if matches(model, site, selector)]
+        if not matching:
+            names = ", ".join(site.name for site in sites)
+            raise UnknownNameError(f"No site matches {_words(selector)} of {option}; the model's sites are: {names}.")
+        for site in matching:
+            found.setdefault(site.name, _words(selector))
+    return found
 
 
 def _words(selector: Selector) -> str:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Literal
 
 from bn_lightning.surgery.plan import Placement, Site, SiteChoice
@@ -56,8 +57,9 @@ class _Sites:
                     (nodes[0].index, self._of_branch(layer, nodes)) for layer in layers if layer not in branches
                 ]
                 branches.update(layers)
-            else:
-                ordered.append((nodes[0].index, made))
+                # Its call is still met among the others of its owner, which the plan has to know.
+                made = replace(made, decision="skip", reason=f"normalised on its branches, {', '.join(layers)}")
+            ordered.append((nodes[0].index, made))
         return [made for _, made in sorted(ordered, key=lambda pair: pair[0])]
 
     def _by_producer(self) -> Iterator[tuple[Call, list[Node]]]:
@@ -137,8 +139,9 @@ class _Sites:
     def _inputs(self) -> list[tuple[int, Site]]:
         found = []
         for layer, read in self.policy.readers_of_inputs():
-            reason = f"the raw input that {layer} reads"
-            found.append((read.index, self._at_layer(f"{layer}.input", "input", layer, "input", read, 1, reason)))
+            visits = _visits([node for node in self.trace.nodes if node.role == "affine" and node.layer == layer])
+            reason = f"the raw input that {layer} reads{_shared(visits)}"
+            found.append((read.index, self._at_layer(f"{layer}.input", "input", layer, "input", read, visits, reason)))
         return found
 
     def _at_layer(

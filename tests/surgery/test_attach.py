@@ -11,7 +11,7 @@ from cases import CASES, FunctionalMLP, FunctionalResidual, ResidualBlock, Resid
 from oracles_models import HandWritten
 from torch import Tensor, nn
 
-from bn_lightning.errors import InsertionWarning, NoEffectWarning, NoSiteError, PlanMismatchError
+from bn_lightning.errors import InsertionWarning, NoEffectWarning, NormOptionError, NoSiteError, PlanMismatchError
 from bn_lightning.surgery.attach import apply_plan, remove_batch_norm
 from bn_lightning.surgery.carried import plan_of
 from bn_lightning.surgery.insert import insert_batch_norm
@@ -433,7 +433,7 @@ def test_parts_with_different_norms_have_no_common_plan():
 def test_excluding_a_site_that_carries_a_norm_is_refused():
     model, x = FunctionalMLP(), torch.randn(6, 5)
     insert_batch_norm(model, (x,))
-    with pytest.raises(PlanMismatchError, match=r"\(batch, before, without tanh\*\)"):
+    with pytest.raises(PlanMismatchError, match=r"\(batch, before, without tanh_0 \(exclude\)\)"):
         insert_batch_norm(model, (x,), exclude=["tanh*"])
 
 
@@ -520,3 +520,68 @@ def test_it_exports_with_a_batch_of_any_size(case, placement):
     program = torch.export.export(model, case.example(), dynamic_shapes=({0: batch},)).module()
     for size in (6, 3):
         torch.testing.assert_close(program(*case.example(size)), model(*case.example(size)))
+
+
+class HandingOn(nn.Module):
+    """A wrapper that answers for what it wraps, as fabric's and PEFT's do; with a call of its own."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner, self.head = inner, nn.Linear(6, 2)
+
+    def __getattr__(self, name: str):
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("inner"), name)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.relu(self.inner(x) + x))
+
+
+def test_a_wrapper_that_hands_attributes_on_carries_norms_of_its_own():
+    class Inner(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(6, 6), nn.Linear(6, 6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(F.relu(x + self.a(x)))
+
+    model, x = HandingOn(Inner()), torch.randn(8, 6)
+    keys, before = list(model.state_dict()), model(x)
+    insert_batch_norm(model, (x,))
+    model(x).sum().backward()
+    norms = {name: module for name, module in model.named_modules() if isinstance(module, nn.BatchNorm1d)}
+    assert list(norms) == ["inner.bn_lightning_norm.0", "bn_lightning_norm.0"]
+    assert all(int(norm.num_batches_tracked) == 1 for norm in norms.values())
+    with pytest.warns(InsertionWarning, match="2 trained norms were removed"):
+        remove_batch_norm(model)
+    assert list(model.state_dict()) == keys
+    assert torch.equal(model(x), before)
+
+
+def test_a_factory_that_makes_one_norm_for_all_sites_is_refused():
+    model, only = FunctionalMLP(), nn.LazyBatchNorm1d()
+    keys = list(model.state_dict())
+    with pytest.raises(NormOptionError, match=r"gave the sites 'relu_0' and 'tanh_0' the same LazyBatchNorm1d"):
+        insert_batch_norm(model, (torch.randn(4, 5),), norm=lambda channels: only)
+    assert list(model.state_dict()) == keys
+    assert model.first.bias.requires_grad
+
+
+def test_norms_are_removed_from_a_model_without_values():
+    with torch.device("meta"):
+        model, x = FunctionalMLP(), torch.randn(4, 5)
+    keys = list(model.state_dict())
+    plan = insert_batch_norm(model, (x,))
+    assert remove_batch_norm(model) == plan
+    assert list(model.state_dict()) == keys
+
+
+def test_removal_from_a_part_says_that_the_norms_are_the_whole_models():
+    model = nn.Sequential(FunctionalMLP(), nn.ReLU(), nn.Linear(3, 1))
+    insert_batch_norm(model, (torch.randn(4, 5),))
+    with pytest.warns(NoEffectWarning, match="FunctionalMLP is a part of a model that norms were inserted into"):
+        assert remove_batch_norm(model[0]) is None
+    assert len(norms_of(model)) == 3

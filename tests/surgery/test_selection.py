@@ -67,3 +67,10 @@ def test_what_matches_nothing_is_refused(options, message):
 def test_one_selector_instead_of_several_is_refused(given, words):
     with pytest.raises(TypeError, match=f"include takes several patterns or module types, such as {words}"):
         inserted(mixed(), include=given)
+
+
+@pytest.mark.parametrize("option", ["include", "exclude"])
+def test_a_module_itself_is_no_selector(option):
+    model = mixed()
+    with pytest.raises(TypeError, match=f"{option} takes patterns of site names and module types, not a Linear itself"):
+        inserted(model, **{option: [model[1]]})

@@ -2,6 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from cases import FunctionalResidual, ResidualNet, SharedActivation
+from function_model import Function
 from torch import Tensor, nn
 
 from bn_lightning.errors import NoSiteError, UnknownNameError
@@ -176,3 +177,15 @@ def test_existing_says_which_norms_count(existing, expected):
     model = nn.Sequential(nn.Linear(4, 6), nn.LayerNorm(6), nn.ReLU(), nn.Linear(6, 1))
     plan = plan_insertion(model, (torch.randn(5, 4),), existing=existing)
     assert [site.decision for site in plan.sites] == expected
+
+
+def test_a_layer_that_reads_raw_inputs_twice_shares_statistics_and_says_so():
+    def run(model: Function, left: Tensor, right: Tensor) -> Tensor:
+        return model.head(F.relu(model.embed(left) - model.embed(right)))
+
+    model, pair = Function(run, embed=nn.Linear(5, 4), head=nn.Linear(4, 1)), (torch.randn(6, 5), torch.randn(6, 5))
+    site = insert_batch_norm(model, pair, inputs=True).inserted[0]
+    assert (site.attach, site.visits) == ("input", 2)
+    assert site.reason == "the raw input that embed reads; passed 2 times a forward, which share statistics"
+    model(*pair)
+    assert int(model.embed.bn_lightning_norm[0].num_batches_tracked) == 2

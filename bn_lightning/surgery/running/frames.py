@@ -17,7 +17,7 @@ from torch.utils.hooks import RemovableHandle
 
 from bn_lightning.errors import CheckpointedCallError
 from bn_lightning.surgery.running.expected_calls import ExpectedCalls
-from bn_lightning.surgery.tracing.call_stack import is_checkpointed
+from bn_lightning.surgery.tracing.call_stack import is_checkpointed, surroundings
 from bn_lightning.surgery.tracing.graph import CHILD_NAME
 
 
@@ -37,6 +37,12 @@ class Action(Protocol):
         ...
 
 
+class StandIn(Protocol):
+    """What opens a frame: the stand-in for the forward of an owner."""
+
+    path: str
+
+
 class _Running(threading.local):
     def __init__(self) -> None:
         self.stack: list[Frame | nn.Module] = []
@@ -54,32 +60,46 @@ class Frame(TorchFunctionMode):
     """One running forward of an owner; counts its calls and applies actions to them.
 
     Args:
-        path: Path of the owner when the plan was made.
+        stand_in: What opens it, which knows the path of the owner when the plan was made.
         actions: For each function, the actions by number of the call.
         expected: The calls that were planned for.
     """
 
     def __init__(
         self,
-        path: str,
+        stand_in: StandIn,
         actions: dict[Callable[..., Any], dict[int, list[Action]]],
         expected: ExpectedCalls | None = None,
     ) -> None:
         super().__init__()
-        self.path = path
+        self._stand_in = stand_in
         self.actions = actions
         self.expected = expected
         self.has_gradients = torch.is_grad_enabled()
         self.counts: dict[Any, int] = {}
+        self.hidden: dict[Any, int] = {}
+        """How many of the last calls were made inside an autograd function, where the plan has no sites."""
         # Stand-ins around one another share a call of the owner; a recursive call is another one.
         self.invocation: object = self
         self.calls: Any = None
+
+    @property
+    def path(self) -> str:
+        """Path of the owner when the plan was made."""
+        # Read where it is needed alone: torch.compile binds a graph to what it reads, and owners of one class, such as
+        # the blocks of a network, would each be compiled anew, until its limit.
+        return self._stand_in.path
 
     def next_index(self, key: Any) -> int:
         """Count one more call of `key`; how many came before."""
         index = self.counts.get(key, 0)
         self.counts[key] = index + 1
         return index
+
+    @property
+    def seen(self) -> dict[Any, int]:
+        """The counts as a plan knows them, which ends with the last call that is a site."""
+        return {key: count - self.hidden.get(key, 0) for key, count in self.counts.items()}
 
     def __torch_function__(
         self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -90,9 +110,9 @@ class Frame(TorchFunctionMode):
             return function(*args, **kwargs)
         here = actions.get(self.next_index(function))
         if here is None:
-            if actions is UNFORESEEN and self.expected is not None and not is_compiling():
-                self.expected.meet(function)
+            self._meet(function, is_unforeseen=actions is UNFORESEEN)
             return function(*args, **kwargs)
+        self.hidden.pop(function, None)
         self.refuse_checkpoint(module_calls=0)
         # The functions of ops.NONLINEARITIES name their first argument `input`, methods have it as self.
         positional = bool(args)
@@ -106,6 +126,18 @@ class Frame(TorchFunctionMode):
         for action in here:
             result = action.after(result)
         return result
+
+    def _meet(self, function: Callable[..., Any], *, is_unforeseen: bool) -> None:
+        """Take note of a call without a norm, and warn if the plan does not know its function."""
+        if self.expected is None or is_compiling():
+            return
+        # An autograd function runs its forward without gradients; the look at the stack is for that case only.
+        if not torch.is_grad_enabled() and surroundings(module_calls=0).in_autograd_function:
+            self.hidden[function] = self.hidden.get(function, 0) + 1
+            return
+        self.hidden.pop(function, None)
+        if is_unforeseen:
+            self.expected.meet(function)
 
     def refuse_checkpoint(self, *, module_calls: int) -> None:
         """Raise if the running call will be computed again after this frame has closed.

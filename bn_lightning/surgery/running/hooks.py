@@ -91,20 +91,24 @@ class Normalize(Action):
 
     def __init__(self, owner: nn.Module, number: int, *, behind: bool) -> None:
         self.owner = owner
-        self.number = number
+        # As text: of a plain object's numbers torch.compile makes symbols with dynamic=True, which name no module.
+        self._number = str(number)
         self.behind = behind
 
     def for_owner(self, owner: nn.Module) -> "Normalize":
         """The same for a replica, which carries replicas of the norms."""
-        return Normalize(owner, self.number, behind=self.behind)
+        return Normalize(owner, int(self._number), behind=self.behind)
 
     def before(self, preactivation: Tensor) -> Tensor:
         """Normalise what the nonlinearity receives, if the norm goes before it."""
-        return preactivation if self.behind else _norms_of(self.owner).normalize(self.number, preactivation)
+        return preactivation if self.behind else self._normalize(preactivation)
 
     def after(self, activation: Tensor) -> Tensor:
         """Normalise what the nonlinearity returns, if the norm goes after it."""
-        return _norms_of(self.owner).normalize(self.number, activation) if self.behind else activation
+        return self._normalize(activation) if self.behind else activation
+
+    def _normalize(self, x: Tensor) -> Tensor:
+        return _norms_of(self.owner).normalize(int(self._number), x)
 
 
 OWN_HOOKS = (producer_hook, input_hook, activation_hook, activation_output_hook, suspend, resume)

@@ -33,7 +33,8 @@ def check_norm(norm: str | NormFactory, norm_options: Mapping[str, Any] | None =
 
     Raises:
         UnknownNameError: If there is no norm of that name, or it has no such argument.
-        NormOptionError: If arguments are given for a factory, or a value is none that the argument can have.
+        NormOptionError: If arguments are given for a factory, a value is none that the argument can have, or `norm` is
+            neither a name nor a factory.
 
     Example:
         >>> check_norm("group", {"num_groups": 4, "affine": False})
@@ -41,7 +42,14 @@ def check_norm(norm: str | NormFactory, norm_options: Mapping[str, Any] | None =
         Traceback (most recent call last):
         bn_lightning.errors.UnknownNameError: The layer norm has no option 'momentum'; it takes eps, affine, bias.
     """
+    if norm_options is not None and not isinstance(norm_options, Mapping):
+        raise NormOptionError(f"norm_options are values by name, such as {{'momentum': 0.01}}; got {norm_options!r}.")
     options = dict(norm_options or {})
+    if isinstance(norm, nn.Module) or not (isinstance(norm, str) or callable(norm)):
+        raise NormOptionError(
+            f"norm is one of {', '.join(NORMS)} or a factory channels -> nn.Module, such as nn.BatchNorm1d; got "
+            f"{norm!r}, which makes none."
+        )
     if not isinstance(norm, str):
         if options:
             raise NormOptionError(
@@ -96,6 +104,8 @@ def _check_value(norm: str, name: str, value: Any) -> None:
         fits = value is None or (_is_number(value) and 0 <= value <= 1)
     elif name == "eps":
         wanted, fits = "a number of 0 or more", _is_number(value) and value >= 0
+        if norm == "batch":  # torch refuses 0 in training
+            wanted, fits = "a positive number", fits and value > 0
         if norm == "rms":
             wanted, fits = f"{wanted}, or None for the smallest step of the input's type", fits or value is None
     else:  # an argument of a later torch than this release knows

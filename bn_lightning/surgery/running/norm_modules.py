@@ -22,7 +22,8 @@ one value a channel as few as leave 16 channels in each: two values of a group w
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from contextlib import nullcontext
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -64,13 +65,22 @@ def make_norm(
 
     Raises:
         UnknownNameError: If there is no such norm or argument.
-        NormOptionError: If an argument cannot have that value, or the norm has nothing to reduce at this site.
+        NormOptionError: If an argument cannot have that value, the norm has nothing to reduce at this site, or the
+            factory makes no module.
     """
     check_norm(norm, norm_options)
-    made = _by_name(site, norm, dict(norm_options or {})) if isinstance(norm, str) else norm(site.channels)
-    if neighbour is not None:
-        made = made.to(device=neighbour.device, dtype=neighbour.dtype if neighbour.is_floating_point() else None)
-    return made
+    # Made as tensors for training and where the layer is, even if insertion runs in inference mode or within the
+    # context of another device, such as "meta", from which nothing could be moved.
+    with torch.inference_mode(False), nullcontext() if neighbour is None else torch.device(neighbour.device):
+        made: Any = _by_name(site, norm, dict(norm_options or {})) if isinstance(norm, str) else norm(site.channels)
+        if not isinstance(made, nn.Module):
+            raise NormOptionError(
+                f"The norm factory made {made!r} for the {site.channels} channels of the site {site.name!r}, and must "
+                "make a module, as in norm=lambda channels: nn.BatchNorm1d(channels, momentum=0.01)."
+            )
+        if neighbour is not None:
+            made = made.to(device=neighbour.device, dtype=neighbour.dtype if neighbour.is_floating_point() else None)
+    return cast(nn.Module, made)
 
 
 def _by_name(site: Site, norm: str, options: dict[str, Any]) -> nn.Module:
@@ -136,8 +146,11 @@ def is_untouched(norm: nn.Module) -> bool:
         norm: An inserted norm.
 
     Returns:
-        False also for norms whose first state is not known, or that have none which training would change.
+        False also for norms whose first state is not known, or that have none which training would change. A norm on
+        the meta device has no values yet, so it is as it was made.
     """
+    if any(tensor.is_meta for tensor in (*norm.parameters(), *norm.buffers())):
+        return True
     weight, bias = getattr(norm, "weight", None), getattr(norm, "bias", None)
     if isinstance(norm, _BatchNorm):
         fresh = norm.num_batches_tracked is None or int(norm.num_batches_tracked) == 0

@@ -34,7 +34,8 @@ def check_traceable(model: nn.Module) -> None:
     if scripted:
         raise ValueError(
             f"The modules {scripted} are TorchScript, whose calls cannot be seen from Python, so the model cannot be "
-            "traced. Plan and insert on the Python model, and script that afterwards."
+            "traced. Insert on the Python model; torch.jit.trace and torch.export take it with its norms, and "
+            "torch.jit.script after fold_batch_norm, since it cannot compile the hooks that apply them."
         )
     quantized = _paths(model, lambda module: type(module).__module__.startswith(_QUANTIZED))
     if quantized:
