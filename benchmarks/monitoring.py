@@ -110,8 +110,8 @@ class ComposerLike(Empty):
 class Ours(Empty):
     """Our recorder; `each_step` sums up after every recorded step instead of once a block."""
 
-    def __init__(self, channels, *, max_elements=1024, each_step=False):
-        self.recorder = ActivationRecorder(channels, max_elements=max_elements)
+    def __init__(self, channels, *, mode="sampled", each_step=False):
+        self.recorder = ActivationRecorder(channels, mode=mode)
         self.each_step = each_step
 
     def receive(self, layer, index, x, channel_dim):
@@ -156,7 +156,7 @@ def main(name: str, *, steps: int, rounds: int) -> None:
         "read every element once": ReadOnce,
         "ours, sampled": lambda: Ours(channels),
         "ours, sampled, summed up each step": lambda: Ours(channels, each_step=True),
-        "ours, every element": lambda: Ours(channels, max_elements=None),
+        "ours, exact": lambda: Ours(channels, mode="exact"),
         "fastai-like": FastaiLike,
         "Bolts-like": BoltsLike,
         "Composer-like": ComposerLike,

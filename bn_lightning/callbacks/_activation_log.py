@@ -3,10 +3,12 @@
 import math
 import os
 from collections.abc import Collection, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bn_lightning.callbacks._activation_figures import percentile_figures, variance_heatmap
+from bn_lightning.callbacks._activation_series import Series
 from bn_lightning.callbacks._tensorboard import (
     layer_tags,
     log_folders,
@@ -14,6 +16,7 @@ from bn_lightning.callbacks._tensorboard import (
     write_scalars,
 )
 from bn_lightning.functional.activations import ActivationSummary
+from bn_lightning.functional.saturation import dead_share, saturated_share
 from bn_lightning.probes.recording import percentile_name
 
 if TYPE_CHECKING:
@@ -28,13 +31,19 @@ class ActivationLog:
     """Collects rows of step, layer, quantity and value, and writes them where asked.
 
     Args:
-        labels: Names of the layers, in the order of the forward.
+        series: What is recorded.
         percentiles: Percentages, ascending.
+        name: Of the monitor among several of one Trainer; it is in the file's name, in the tags and in the
+            titles of charts, so that none overwrites another's. Empty for the only one, or the first.
     """
 
-    def __init__(self, labels: Sequence[str], percentiles: Sequence[float]) -> None:
-        self._labels = tuple(labels)
-        self._tags = layer_tags(labels)
+    def __init__(self, series: Sequence[Series], percentiles: Sequence[float], *, name: str = "") -> None:
+        self._series = tuple(series)
+        self._labels = tuple(one.label for one in series)
+        self._tags = [tag for _, kind in groupby(self._series, _kind) for tag in layer_tags([s.label for s in kind])]
+        self._prefix = f"{name}." if name else ""
+        self._suffix = f" ({name})" if name else ""
+        self._file = f"activations-{name}.csv" if name else CSV_NAME
         self._percentiles = percentiles
         self._names = [percentile_name(percent) for percent in percentiles]
         self._rows: list[tuple[int, str, str, float]] = []
@@ -53,11 +62,14 @@ class ActivationLog:
             The same numbers by tag, for loggers; a non-finite count only where it is not 0.
         """
         scalars: dict[str, float] = {}
-        for index, summary in enumerate(summaries):
+        for index, (series, summary) in enumerate(zip(self._series, summaries, strict=True)):
             values = {"mean": summary.mean, "var": summary.variance}
             values |= dict(zip(self._names, summary.percentiles(self._percentiles), strict=True))
-            scalars |= self._add(step, index, {f"preactivation_{name}": value for name, value in values.items()})
-            nonfinite = self._add(step, index, {"preactivation_nonfinite": float(summary.nonfinite)})
+            values |= {name: value for name, value in _flatness(series, summary).items() if not math.isnan(value)}
+            scalars |= self._add(step, index, {f"{series.kind}_{name}": value for name, value in values.items()})
+            # One card a layer for each of these would bury the others; they are in the table.
+            self._add(step, index, {f"{series.kind}_{name}": value for name, value in _shape(summary).items()})
+            nonfinite = self._add(step, index, {f"{series.kind}_nonfinite": float(summary.nonfinite)})
             if summary.nonfinite:
                 scalars |= nonfinite
         return scalars
@@ -89,7 +101,7 @@ class ActivationLog:
 
     def _add(self, step: int, index: int, values: Mapping[str, float]) -> dict[str, float]:
         self._rows.extend((step, self._labels[index], quantity, value) for quantity, value in values.items())
-        return {f"{quantity}/{self._tags[index]}": value for quantity, value in values.items()}
+        return {f"{self._prefix}{quantity}/{self._tags[index]}": value for quantity, value in values.items()}
 
     def write(self, loggers: Sequence[Any], step: int, scalars: Mapping[str, float]) -> None:
         """Write a step's scalars to all loggers, and lay out TensorBoard's charts of them once.
@@ -108,16 +120,22 @@ class ActivationLog:
     def _charts(self) -> dict[str, dict[str, list[str]]]:
         if len(self._names) < 3:
             return {}
-        layers = {tag: self._margin("preactivation", tag) for tag in self._tags}
+        layers: dict[str, dict[str, list[str]]] = {"preactivation": {}, "output": {}}
+        for series, tag in zip(self._series, self._tags, strict=True):
+            layers[series.kind][tag] = self._margin(f"{self._prefix}{series.kind}", tag)
         units = {
             self._unit_title(index, unit): self._margin(self._unit_tag(index, unit), self._tags[index])
             for index, numbers in sorted(self._units.items())
             for unit in numbers
         }
-        return {"pre-activation percentiles": layers, "pre-activation percentiles of single units": units}
+        return {
+            f"pre-activation percentiles{self._suffix}": layers["preactivation"],
+            f"output percentiles{self._suffix}": layers["output"],
+            f"pre-activation percentiles of single units{self._suffix}": units,
+        }
 
     def _unit_tag(self, index: int, unit: int) -> str:
-        return "preactivation_typical" if index in self._typical else _unit_quantity(unit)
+        return self._prefix + ("preactivation_typical" if index in self._typical else _unit_quantity(unit))
 
     def _unit_title(self, index: int, unit: int) -> str:
         return f"{self._tags[index]} {'typical unit' if index in self._typical else f'unit {unit}'}"
@@ -133,7 +151,9 @@ class ActivationLog:
         return pd.DataFrame(self._rows, columns=list(COLUMNS)).astype({"step": "int64", "value": "float64"})
 
     def write_csv(self, loggers: Sequence[Any]) -> None:
-        """Write the table as activations.csv into every logger's folder, whole or not at all.
+        """Write the table into every logger's folder, whole or not at all.
+
+        The file is activations.csv, or activations-<name>.csv.
 
         Rows that a run wrote there which this one resumes, of steps before its first, are kept.
         """
@@ -141,11 +161,11 @@ class ActivationLog:
 
         for folder in log_folders(loggers):
             folder.mkdir(parents=True, exist_ok=True)
-            table, path = self.table(), Path(folder) / CSV_NAME
+            table, path = self.table(), Path(folder) / self._file
             if path.exists() and len(table):
                 earlier = pd.read_csv(path, keep_default_na=False, na_values={"value": [""]})
                 table = pd.concat([earlier[earlier["step"] < table["step"].min()], table], ignore_index=True)
-            partial = path.with_name(f".{CSV_NAME}.{os.getpid()}")
+            partial = path.with_name(f".{self._file}.{os.getpid()}")
             table.to_csv(partial, index=False)
             partial.replace(path)
 
@@ -154,13 +174,14 @@ class ActivationLog:
         table = self.table()
         drawn = table[table["value"].map(math.isfinite)]
         recorded = set(drawn.loc[drawn["quantity"] == "preactivation_var", "layer"])
-        layers = [label for label in self._labels if label in recorded]
+        layers = [one.label for one in self._series if one.kind == "preactivation" and one.label in recorded]
         if not layers:
             return {}
         options: dict[str, Any] = {"names": self._names, "label": "pre-activation"}
-        figures = {"preactivation_std": variance_heatmap(drawn, layers, quantity="preactivation_var")}
+        at = self._prefix
+        figures = {f"{at}preactivation_std": variance_heatmap(drawn, layers, quantity="preactivation_var")}
         pages = percentile_figures(drawn, layers, quantity="preactivation", **options)
-        figures |= {f"preactivation_percentiles/{page:02d}": figure for page, figure in enumerate(pages)}
+        figures |= {f"{at}preactivation_percentiles/{page:02d}": figure for page, figure in enumerate(pages)}
         for index, numbers in sorted(self._units.items()):
             for unit in numbers:
                 quantity = _unit_quantity(unit)
@@ -169,6 +190,23 @@ class ActivationLog:
                 (figure,) = percentile_figures(drawn, [self._labels[index]], quantity=quantity, **options)
                 figures[f"{self._unit_tag(index, unit)}/{self._tags[index]}"] = figure
         return figures
+
+
+def _kind(series: Series) -> str:
+    return series.kind
+
+
+def _flatness(series: Series, summary: ActivationSummary) -> dict[str, float]:
+    return {"saturated": saturated_share(summary, series.op), "dead": dead_share(summary, series.op)}
+
+
+def _shape(summary: ActivationSummary) -> dict[str, float]:
+    if not summary.count:
+        return {}
+    shape = {"skewness": float(summary.layer.skewness()), "kurtosis": float(summary.layer.kurtosis())}
+    if summary.extremes is not None:
+        shape |= {"min": float(summary.extremes[0].min()), "max": float(summary.extremes[1].max())}
+    return shape
 
 
 def _unit_quantity(unit: int) -> str:

@@ -6,7 +6,7 @@ import torch
 
 from bn_lightning.functional.activations import ActivationSummary
 from bn_lightning.metrics.activations import ActivationStatistics
-from bn_lightning.probes.recorder import ActivationRecorder
+from bn_lightning.probes.recorder import ActivationRecorder, Mode
 from bn_lightning.schedule import Schedule
 
 
@@ -17,6 +17,7 @@ class StepWindow:
         schedule: Which optimizer steps are due.
         channels: Channels of each activation.
         max_elements: Elements read of an activation and forward.
+        mode: "sampled" or "exact".
         device: Where ranks can exchange tensors.
 
     Attributes:
@@ -25,9 +26,15 @@ class StepWindow:
     """
 
     def __init__(
-        self, schedule: Schedule, channels: Sequence[int], *, max_elements: int | None, device: torch.device
+        self,
+        schedule: Schedule,
+        channels: Sequence[int],
+        *,
+        max_elements: int | None,
+        device: torch.device,
+        mode: Mode = "sampled",
     ) -> None:
-        self.recorder = ActivationRecorder(channels, max_elements=max_elements)
+        self.recorder = ActivationRecorder(channels, max_elements=max_elements, mode=mode)
         self.recorder.recording = False
         self.step: int | None = None
         self._schedule = schedule

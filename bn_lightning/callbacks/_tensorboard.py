@@ -4,12 +4,16 @@ TensorBoard groups cards by the first segment of a tag, so a tag is `quantity/<i
 the index padded by zeros: one group a quantity, its layers in the order of the forward.
 """
 
+import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+# What was laid out in each TensorBoard writer: several callbacks share a run's only layout.
+_LAYOUTS: weakref.WeakKeyDictionary[Any, dict[str, Any]] = weakref.WeakKeyDictionary()
 
 
 def layer_tags(labels: Sequence[str]) -> tuple[str, ...]:
@@ -49,23 +53,25 @@ def write_scalars(loggers: Iterable[Any], scalars: Mapping[str, float], step: in
 def write_margin_charts(loggers: Iterable[Any], categories: Mapping[str, Mapping[str, list[str]]]) -> None:
     """Lay out one margin chart a layer in TensorBoard's custom scalars: a line within a band.
 
-    A run has one such layout; a later `add_custom_scalars` of the user's replaces it.
+    A run has one such layout, so charts of other categories that were laid out here before are written again
+    with these; a later `add_custom_scalars` of the user's replaces it.
 
     Args:
         loggers: The Trainer's loggers; all but TensorBoard's are passed over.
         categories: For each category the tags of (line, lower edge, upper edge) by chart title, in
-            the order in which the charts shall be read.
+            the order in which the charts shall be read; a category without charts is taken out.
     """
     # TensorBoard's page shows margin charts in reverse order of the layout.
     layout = {
         category: {title: ["Margin", list(tags)] for title, tags in reversed(list(charts.items()))}
         for category, charts in categories.items()
-        if charts
     }
-    if layout:
-        for logger in loggers:
-            if is_tensorboard(logger):
-                logger.experiment.add_custom_scalars(layout)
+    for logger in loggers:
+        if is_tensorboard(logger):
+            known = _LAYOUTS.setdefault(logger.experiment, {})
+            known.update(layout)
+            if whole := {category: charts for category, charts in known.items() if charts}:
+                logger.experiment.add_custom_scalars(whole)
 
 
 def write_figures(loggers: Iterable[Any], figures: Mapping[str, "Figure"], step: int) -> None:

@@ -7,7 +7,7 @@ batches pool right.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -25,8 +25,10 @@ class ActivationSummary:
         moments: Per channel `[C]`; `count` is the number of elements the channel stands for.
         values: The finite elements kept for percentiles, `[S]`, in the type in which they were read.
         weights: How many elements each of them stands for, float64 `[S]`.
-        sampled: How many finite elements the moments were computed from.
+        sampled: How many finite elements were read; the moments come from these unless `extremes` are known.
         nonfinite: NaN and infinities among all elements, counted exactly; they enter nothing else.
+        extremes: Least and greatest finite element of each channel, float64 `[2, C]`, where all elements were
+            looked at; a channel without a finite element has (inf, -inf). None where only a sample was read.
     """
 
     moments: Moments
@@ -34,6 +36,7 @@ class ActivationSummary:
     weights: Tensor
     sampled: int
     nonfinite: int
+    extremes: Tensor | None = None
 
     @property
     def count(self) -> int:
@@ -77,12 +80,19 @@ class ActivationSummary:
             return [math.nan] * len(q)
         return percentiles(self.values, q, None if self.is_uniform else self.weights).tolist()
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether moments and extremes come from all elements, whatever the percentiles come from."""
+        return self.extremes is not None
+
     def mean_error(self) -> float:
         """Standard error of `mean` that comes from reading a sample only; 0 if all was read.
 
         The root of variance/k · (1 − k/n) for k of n elements read (Cochran 1977, section 2.6). The
         lattice is spread more evenly than a random draw, so this errs on the large side.
         """
+        if self.is_exact:
+            return 0.0 if self.count else math.nan
         return math.sqrt(self.variance / self.sampled) * self._unread() if self.sampled else math.nan
 
     def variance_error(self) -> float:
@@ -90,7 +100,7 @@ class ActivationSummary:
 
         Variance · √((kurtosis − 1)/k · (1 − k/n)), with the fourth standardised moment as kurtosis.
         """
-        if not self.sampled or self.variance == 0:
+        if not self.sampled or self.variance == 0 or self.is_exact:
             return 0.0 if self.sampled else math.nan
         excess = float(self.layer.kurtosis())
         return self.variance * math.sqrt(max(excess + 2, 0) / self.sampled) * self._unread()
@@ -130,7 +140,7 @@ def empty_summary(channels: int) -> ActivationSummary:
     """
     zeros = torch.zeros(channels, dtype=torch.float64)
     moments = Moments(zeros.long(), zeros, zeros, zeros, zeros)
-    return ActivationSummary(moments, zeros[:0], zeros[:0], 0, 0)
+    return ActivationSummary(moments, zeros[:0], zeros[:0], 0, 0, torch.stack([zeros + math.inf, zeros - math.inf]))
 
 
 def merge_summaries(first: ActivationSummary, second: ActivationSummary) -> ActivationSummary:
@@ -159,12 +169,19 @@ def merge_summaries(first: ActivationSummary, second: ActivationSummary) -> Acti
         )
     if not first.sampled and not first.nonfinite:
         return second
+    if not second.sampled and not second.nonfinite:
+        return first
+    extremes = None
+    if first.extremes is not None and second.extremes is not None:
+        low, high = torch.minimum(first.extremes, second.extremes)[0], torch.maximum(first.extremes, second.extremes)[1]
+        extremes = torch.stack([low, high])
     return ActivationSummary(
         merge_moments(first.moments, second.moments),
         torch.cat([first.values, second.values]),
         torch.cat([first.weights, second.weights]),
         first.sampled + second.sampled,
         first.nonfinite + second.nonfinite,
+        extremes,
     )
 
 
@@ -200,7 +217,7 @@ def thin(summary: ActivationSummary, max_samples: int) -> ActivationSummary:
         place = torch.searchsorted(summary.weights[order].cumsum(0), middles * share)
         kept = ordered[place.clamp(max=len(ordered) - 1)]
     weights = share.expand(max_samples).clone()
-    return ActivationSummary(summary.moments, kept, weights, summary.sampled, summary.nonfinite)
+    return replace(summary, values=kept, weights=weights)
 
 
 def pool_channels(moments: Moments) -> Moments:

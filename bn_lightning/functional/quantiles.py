@@ -68,12 +68,12 @@ def percentiles(
     fractions = torch.tensor([percent / 100 for percent in q], dtype=torch.float64, device=samples.device)
     if weights is not None:
         return _weighted(samples, fractions, weights)
-    ordered = sorted_samples(samples).double()
+    ordered = sorted_samples(samples)
     if bool(ordered[-1].isnan()):
         return torch.full_like(fractions, torch.nan)
     position = fractions * (len(ordered) - 1)
     below = position.floor().long()
-    low, high = ordered[below], ordered[(below + 1).clamp(max=len(ordered) - 1)]
+    low, high = ordered[below].double(), ordered[(below + 1).clamp(max=len(ordered) - 1)].double()
     share = position - below
     # Where nothing is interpolated the value stands as it is, so that infinities stay infinities.
     return torch.where((low == high) | (share == 0), low, low + (high - low) * share)

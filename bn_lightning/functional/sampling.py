@@ -164,7 +164,7 @@ def count_nonfinite(values: Float[Tensor, "*shape"]) -> Int64[Tensor, ""]:
         >>> count_nonfinite(torch.tensor([1.0, float("inf"), float("nan")]))
         tensor(2)
     """
-    if values.device.type == "cpu" and not torch.compiler.is_compiling():
+    if values.is_cpu and not torch.compiler.is_compiling():
         total = values.sum(dtype=torch.float32) if values.itemsize < 4 else values.sum()
         if math.isfinite(total.item()):
             return _NONE

@@ -4,12 +4,16 @@ The channel of each element is given with it; all other axes have been flattened
 `[N, C, H, W]`. Moments are taken per channel and scaled to the elements the channel stands for.
 """
 
+import math
+from dataclasses import replace
+
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 from bn_lightning.functional.activations import ActivationSummary
-from bn_lightning.functional.moments import Moments, batch_moments
+from bn_lightning.functional.moments import Moments
+from bn_lightning.functional.power_sums import PowerSums
 
 
 def summarise(
@@ -41,6 +45,7 @@ def summarise(
         (11.0, [6.5])
     """
     kept, channel = values.detach().cpu(), channel.cpu()
+    everything = len(kept) == elements
     if nonfinite:
         finite = kept.isfinite()
         kept, channel = kept[finite], channel[finite]
@@ -60,7 +65,14 @@ def summarise(
     ]
     weight = elements / max(len(values), 1)
     weights = torch.full_like(values, weight)
-    return ActivationSummary(Moments(count, mean, *powers), kept, weights, len(values), nonfinite)
+    extremes = _extremes(values, channel, channels) if everything else None
+    return ActivationSummary(Moments(count, mean, *powers), kept, weights, len(values), nonfinite, extremes)
+
+
+def _extremes(values: Tensor, channel: Tensor, channels: int) -> Tensor:
+    none = torch.full((channels,), math.inf, dtype=torch.float64)
+    low = none.scatter_reduce(0, channel, values, "amin")
+    return torch.stack([low, (-none).scatter_reduce(0, channel, values, "amax")])
 
 
 def summarise_rows(rows: Float[Tensor, "rows c"], channel: Int64[Tensor, " c"], *, elements: int) -> ActivationSummary:
@@ -79,11 +91,42 @@ def summarise_rows(rows: Float[Tensor, "rows c"], channel: Int64[Tensor, " c"], 
         tensor([ 2., 20.], dtype=torch.float64)
     """
     rows = rows.detach().cpu()
-    read = batch_moments(rows)
     position = torch.empty_like(channel).scatter_(0, channel, torch.arange(len(channel)))
     share = elements / rows.numel()
-    powers = (read.mean[position], *((power * share)[position] for power in (read.m2, read.m3, read.m4)))
+    # As `batch_moments` does, but down the rows as they lie in memory, and in place: a third of its time.
+    pivot = rows[0].double()
+    centred = rows.double().sub_(pivot)
+    mean = centred.mean(0)
+    square = centred.sub_(mean).square()
+    sums = [square.sum(0), centred.mul_(square).sum(0), square.square_().sum(0)]
+    powers = ((pivot + mean)[position], *((power * share)[position] for power in sums))
     count = torch.full_like(channel, elements // len(channel))
     values = rows.reshape(-1)
     weights = torch.full_like(values, share, dtype=torch.float64)
-    return ActivationSummary(Moments(count, *powers), values, weights, len(values), 0)
+    extremes = None
+    if len(values) == elements:
+        low, high = rows.aminmax(dim=0)
+        extremes = torch.stack([low, high])[:, position].double()
+    return ActivationSummary(Moments(count, *powers), values, weights, len(values), 0, extremes)
+
+
+def with_power_sums(summary: ActivationSummary, sums: PowerSums) -> ActivationSummary:
+    """Replace what a sample says about moments by what all elements say, and add the extremes.
+
+    Args:
+        summary: Of a sample of the activation, for the percentiles.
+        sums: Of all elements of the same activation.
+
+    Returns:
+        The summary, on the CPU; `sampled` and the errors of percentiles stay those of the sample.
+
+    Example:
+        >>> from bn_lightning.functional.power_sums import power_sums
+        >>> x = torch.tensor([[1.0], [2.0], [6.0], [7.0]])
+        >>> sampled = summarise(x[:2, 0], torch.tensor([0, 0]), channels=1, elements=4)
+        >>> exact = with_power_sums(sampled, power_sums(x, 1))
+        >>> sampled.mean, exact.mean, exact.extremes.tolist()
+        (1.5, 4.0, [[1.0], [7.0]])
+    """
+    extremes = torch.stack([sums.minimum, sums.maximum]).cpu().double()
+    return replace(summary, moments=sums.moments(), nonfinite=int(sums.nonfinite), extremes=extremes)

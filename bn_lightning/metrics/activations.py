@@ -1,6 +1,8 @@
 """Activation summaries of many layers, merged over steps and over the ranks of a distributed run."""
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,7 +19,7 @@ _HEAD = 3  # sampled, nonfinite, kept
 class ActivationStatistics(Metric):
     """Merges `ActivationSummary` objects over updates and ranks, all layers in one gather.
 
-    The state is one float64 vector for all layers: counts, the four moments of every channel, and up
+    The state is one float64 vector for all layers: counts, the four moments and the extremes of every channel, and up
     to `max_samples` weighted samples a layer. Ranks merge pairwise (Chan, Golub & LeVeque 1983), so
     uneven batches weigh by their size; sums of squares would cancel, and averaging the ranks' means
     would weigh a short batch like a long one. `.half()` and `.bfloat16()` leave the state float64.
@@ -94,7 +96,7 @@ class ActivationStatistics(Metric):
         return tuple(self._unpack(self.compute()))
 
     def _length(self, channels: int) -> int:
-        return _HEAD + 5 * channels + 2 * self.max_samples
+        return _HEAD + 7 * channels + 2 * self.max_samples
 
     def _pack(self, summary: ActivationSummary) -> Float64[Tensor, " section"]:
         summary = thin(summary, self.max_samples)
@@ -103,7 +105,9 @@ class ActivationStatistics(Metric):
         count = torch.as_tensor(moments.count).double()
         unused = torch.zeros(self.max_samples - kept, dtype=torch.float64)
         powers = [moments.mean, moments.m2, moments.m3, moments.m4]
-        return torch.cat([head, count, *powers, summary.values.double(), unused, summary.weights, unused])
+        unknown = torch.full((2, len(count)), math.nan, dtype=torch.float64)
+        extremes = (unknown if summary.extremes is None else summary.extremes).flatten()
+        return torch.cat([head, count, *powers, extremes, summary.values.double(), unused, summary.weights, unused])
 
     def _unpack(self, row: Float64[Tensor, " length"]) -> list[ActivationSummary]:
         sections = row.cpu().split([self._length(number) for number in self.channels])
@@ -112,8 +116,9 @@ class ActivationStatistics(Metric):
     def _unpack_one(self, section: Float64[Tensor, " section"], channels: int) -> ActivationSummary:
         sampled, nonfinite, kept = (int(number) for number in section[:_HEAD])
         if not sampled:
-            empty = empty_summary(channels)
-            return ActivationSummary(empty.moments, empty.values, empty.weights, 0, nonfinite)
+            return replace(empty_summary(channels), nonfinite=nonfinite)
         count, *powers = section[_HEAD : _HEAD + 5 * channels].reshape(5, channels)
-        values, weights = section[_HEAD + 5 * channels :].reshape(2, self.max_samples)[:, :kept]
-        return ActivationSummary(Moments(count.long(), *powers), values, weights, sampled, nonfinite)
+        found = section[_HEAD + 5 * channels : _HEAD + 7 * channels].reshape(2, channels)
+        extremes = None if bool(found.isnan().any()) else found
+        values, weights = section[_HEAD + 7 * channels :].reshape(2, self.max_samples)[:, :kept]
+        return ActivationSummary(Moments(count.long(), *powers), values, weights, sampled, nonfinite, extremes)

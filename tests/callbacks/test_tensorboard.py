@@ -14,7 +14,7 @@ from bn_lightning.callbacks._tensorboard import is_tensorboard, layer_tags, log_
 from bn_lightning.callbacks.monitor import ActivationMonitor
 
 LAYERS = ("00.net.0", "01.net.3")
-QUANTITIES = ("mean", "var", "p15", "p50", "p85")
+QUANTITIES = ("mean", "var", "p15", "p50", "p85", "saturated", "dead")
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +146,30 @@ def test_margin_charts_take_the_middle_and_the_outer_percentiles(tmp_path, perce
     series = layout.category[0].chart[0].margin.series[0]
     names = [tag.split("/")[0].removeprefix("preactivation_") for tag in (series.value, series.lower, series.upper)]
     assert names == expected
+
+
+def test_two_monitors_share_one_layout(tmp_path):
+    logger = pl.loggers.TensorBoardLogger(tmp_path, name="", version="run")
+    monitors = [
+        ActivationMonitor(every_n_steps=2, include="net.0", layers="net.5"),
+        ActivationMonitor(every_n_steps=2, include="net.3", mode="exact"),
+    ]
+    quiet_trainer(tmp_path, callbacks=monitors, logger=logger, max_steps=4).fit(SmallNet(), small_data())
+    events = EventAccumulator(logger.log_dir).Reload()
+    config = events.Tensors("custom_scalars__config__")[-1]
+    layout = layout_pb2.Layout.FromString(config.tensor_proto.string_val[0])
+    charts = {category.title: [chart.title for chart in category.chart] for category in layout.category}
+    assert charts == {
+        "pre-activation percentiles": ["00.net.0"],
+        "output percentiles": ["00.net.5"],
+        "pre-activation percentiles (2)": ["00.net.3"],
+    }
+    scalars = set(events.Tags()["scalars"])
+    for category in layout.category:
+        for chart in category.chart:
+            (series,) = chart.margin.series
+            assert {series.value, series.lower, series.upper} <= scalars
+    assert {"preactivation_std", "2.preactivation_std"} <= set(events.Tags()["images"])
 
 
 def test_figures_can_be_left_out(tmp_path):

@@ -1,0 +1,124 @@
+"""What records during one fit: hooks, the window of the due step, single units, the rows and the warnings."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+from bn_lightning.callbacks._activation_log import ActivationLog
+from bn_lightning.callbacks._activation_warnings import ActivationWarnings
+from bn_lightning.callbacks._step_window import StepWindow
+from bn_lightning.callbacks._tensorboard import is_tensorboard, write_figures
+from bn_lightning.callbacks._units import UnitFollower
+from bn_lightning.probes.outputs import Output, OutputTaps
+from bn_lightning.probes.visits import receiver_of
+from bn_lightning.surgery.plan import Site
+from bn_lightning.surgery.running.taps import tap_preactivations
+
+if TYPE_CHECKING:
+    from bn_lightning.callbacks._compat import LightningModule, Trainer
+
+
+class ActivationRun:
+    """Records one fit, from hooks to loggers.
+
+    Args:
+        model: The module that the sites and outputs were found in, not its compiled wrapper.
+        sites: Nonlinearities whose pre-activations are recorded, visits split; they come first in the window.
+        outputs: Outputs recorded.
+        window: Which steps are due, and their statistics.
+        log: Takes the rows.
+        follower: Follows single units of the sites; None for none.
+        warnings: Looks at what was recorded; None for silence.
+
+    Attributes:
+        follower: As given.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        sites: Sequence[Site],
+        outputs: Sequence[Output],
+        *,
+        window: StepWindow,
+        log: ActivationLog,
+        follower: UnitFollower | None,
+        warnings: ActivationWarnings | None,
+    ) -> None:
+        self.follower = follower
+        self._window = window
+        self._log = log
+        self._warnings = warnings
+        self._first_output = len(sites)
+        self._taps = tap_preactivations(model, sites, receiver_of(sites, self.receive))
+        self._output_taps = OutputTaps(model, outputs, self._receive_output)
+
+    def receive(self, layer: str, index: int, activation: Tensor, channel_dim: int) -> None:
+        """Take in a pre-activation: into the window while it records, else for the units followed."""
+        if self._window.recorder.recording:
+            self._window.recorder.receive(layer, index, activation, channel_dim)
+        elif self.follower is not None:
+            self.follower.receive(layer, index, activation, channel_dim)
+
+    def _receive_output(self, layer: str, index: int, activation: Tensor, channel_dim: int) -> None:
+        self._window.recorder.receive(layer, self._first_output + index, activation, channel_dim)
+
+    def begin_batch(self, trainer: "Trainer", module: "LightningModule") -> None:
+        """Record the coming forward if its optimizer step is due; probe single units with the weights of now."""
+        self._output_taps.begin_forward()
+        if self._window.open_if_due(trainer.global_step):
+            self._window.record(False)
+            self.probe(trainer, module)
+            self._output_taps.begin_forward()
+            self._window.record(True)
+
+    def record(self, on: bool) -> None:
+        """Record from now on, if a step is due; or stop."""
+        self._window.record(on)
+
+    def end_batch(self, trainer: "Trainer") -> None:
+        """Write the step's statistics once its optimizer step is taken."""
+        self._window.record(False)
+        if self._window.is_over(trainer.global_step):
+            self._write(trainer)
+
+    def end(self, trainer: "Trainer", module: "LightningModule", *, figures: bool) -> None:
+        """Write what is left, the file and the figures."""
+        if self._window.step is not None:
+            self._write(trainer)
+        if self._window.due_at_end(trainer.global_step):
+            self.probe(trainer, module)
+        self.write_file(trainer)
+        if figures and trainer.is_global_zero and any(map(is_tensorboard, trainer.loggers)):
+            write_figures(trainer.loggers, self._log.figures(), trainer.global_step)
+
+    def write_file(self, trainer: "Trainer") -> None:
+        """Write the table into the loggers' folders."""
+        if trainer.is_global_zero:
+            self._log.write_csv(trainer.loggers)
+
+    def probe(self, trainer: "Trainer", module: "LightningModule") -> None:
+        """Write the percentiles of the units followed, if there are any."""
+        if self.follower is None:
+            return
+        # Every rank runs it, since a synchronised batch norm waits for all; rank zero's is written.
+        step = trainer.global_step
+        followed = self.follower.probe(trainer, module)
+        scalars = self._log.add_units(step, followed, typical=self.follower.typical)
+        if trainer.is_global_zero:
+            self._log.write(trainer.loggers, step, scalars)
+
+    def _write(self, trainer: "Trainer") -> None:
+        step = self._window.step or 0
+        summaries = self._window.close()
+        scalars = self._log.add_summaries(step, summaries)
+        if self._warnings is not None:
+            self._warnings.check(step, summaries)
+        if trainer.is_global_zero:
+            self._log.write(trainer.loggers, step, scalars)
+
+    def remove(self) -> None:
+        """Take the hooks out; a second call does nothing."""
+        self._taps.remove()
+        self._output_taps.remove()
