@@ -203,7 +203,7 @@ def test_ctrl_c_stops_the_processes_keeps_finished_cells_and_the_next_run_goes_o
         pytest.fail(f"no cell was finished in time: {child.communicate()}")
     # As a terminal does: to every process of the group at once.
     os.killpg(child.pid, signal.SIGINT)
-    said, trouble = child.communicate(timeout=30)
+    said, trouble = child.communicate(timeout=90)
     assert child.returncode == 130
     assert "Interrupted: " in said
     assert "Traceback" not in trouble
