@@ -190,7 +190,8 @@ def test_ctrl_c_stops_the_processes_keeps_finished_cells_and_the_next_run_goes_o
     out = tmp_path / "run"
     command = [sys.executable, str(script), str(out)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": environment}
-    child = subprocess.Popen([*command, "sleepy", "2"], start_new_session=True, **pipes)
+    # A background job ignores Ctrl-C and hands that on, as when these tests run in one; a terminal's job does not.
+    child = subprocess.Popen([*command, "sleepy", "2"], start_new_session=True, preexec_fn=_heed_ctrl_c, **pipes)
     deadline = time.monotonic() + 90
     done = out / "quick" / "seed_0" / "cell.json"
     begun = out / "slow" / "seed_0" / "cell.json"
@@ -217,6 +218,10 @@ def test_ctrl_c_stops_the_processes_keeps_finished_cells_and_the_next_run_goes_o
     second = subprocess.run([*command, "fast", "1"], timeout=90, check=True, **pipes)
     assert second.stdout.split() == [str(4 - finished), str(finished)]
     assert kept.items() <= modified(out).items()
+
+
+def _heed_ctrl_c() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _wait_for_the_group_to_end(group: int) -> None:
