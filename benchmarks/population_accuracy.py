@@ -169,6 +169,7 @@ def far_from_zero(mean=1000.0, number=2000, size=8):
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    # Raised inside Lightning on this torch, in every run.
     warnings.filterwarnings("ignore", category=FutureWarning)
     over_estimates()
     far_from_zero()

@@ -3,6 +3,7 @@
 from collections.abc import Collection
 from typing import Literal
 
+from bn_lightning.surgery.plan import NORMS
 from bn_lightning.surgery.rules.causality import Causality
 from bn_lightning.surgery.rules.endings import ending_reason
 from bn_lightning.surgery.rules.gates import gate_reason
@@ -11,9 +12,6 @@ from bn_lightning.surgery.rules.recurrence import Recurrence
 from bn_lightning.surgery.rules.units import Unit, find_units
 from bn_lightning.surgery.rules.walk import TRANSPARENT, Walk
 from bn_lightning.surgery.tracing.graph import Node, Trace
-
-NORM_KINDS = ("batch", "layer", "group", "instance", "rms")
-"""What a norm that a model has already can be."""
 
 _WEIGHED = (*TRANSPARENT, "product", "matmul", "other")
 
@@ -34,7 +32,7 @@ class Policy:
         trace: Trace,
         *,
         pools_time: bool = True,
-        existing: Collection[str] = NORM_KINDS,
+        existing: Collection[str] = NORMS,
         placement: Literal["before", "after"] = "before",
     ) -> None:
         self._walk = Walk(trace)
@@ -46,7 +44,7 @@ class Policy:
         self._placement = placement
         # A norm that does not count is no more than another operation on the way.
         self._norm_above = self._walk.nearest_above(self._is_counted, through=(*TRANSPARENT, "product", "norm"))
-        uncounted = ("norm",) if set(NORM_KINDS) - set(existing) else ()
+        uncounted = ("norm",) if set(NORMS) - set(existing) else ()
         self._layer_above = self._walk.nearest_above(_is_affine, through=(*_WEIGHED, "loss", *uncounted))
 
     def skip_reason(self, node: Node) -> str:
