@@ -8,7 +8,11 @@ import torch
 
 
 def ratios(
-    contenders: dict[str, Callable[[], object]], *, rounds: int, inner: int = 1
+    contenders: dict[str, Callable[[], object]],
+    *,
+    rounds: int,
+    inner: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, tuple[float, float, float]]:
     """Ratio of each contender's time to the first one's, round by round.
 
@@ -18,6 +22,7 @@ def ratios(
         contenders: Functions by name; the first is the reference.
         rounds: Number of rounds; each runs every contender, in turning order.
         inner: Calls in one timing.
+        clock: Seconds; ``time.thread_time`` on a machine that others load.
 
     Returns:
         For each name the median ratio and its 2.5 and 97.5 percentiles over the rounds' bootstrap medians.
@@ -32,10 +37,10 @@ def ratios(
     for number in range(rounds):
         turned = order[number % len(order) :] + order[: number % len(order)]
         for name in turned:
-            start = time.perf_counter()
+            start = clock()
             for _ in range(inner):
                 functions[name]()
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(clock() - start)
     generator = torch.Generator().manual_seed(0)
     found = {}
     for name in order[1:]:

@@ -3,6 +3,7 @@
 import pytorch_lightning as pl
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 from torch.utils.data import DataLoader, TensorDataset
 
 
@@ -27,7 +28,8 @@ class SmallNet(pl.LightningModule):
         x, y = batch
         self.inputs.append((self.trainer.global_step, x))
         self.weights.setdefault(
-            self.trainer.global_step, {name: value.detach().clone() for name, value in self.state_dict().items()}
+            self.trainer.global_step,
+            {name: value.detach().clone() for name, value in self.state_dict().items() if not is_lazy(value)},
         )
         loss = nn.functional.cross_entropy(self(x), y)
         self.log("loss", loss)

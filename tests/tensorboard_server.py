@@ -16,7 +16,10 @@ from typing import Any
 
 @contextmanager
 def tensorboard(folder: Path, *, runs: set[str]) -> Iterator[Callable[..., Any]]:
-    """Serve `folder` until the block ends; yields a function that asks the API, once all `runs` are loaded."""
+    """Serve `folder` until the block ends; yields a function that asks the API, once all `runs` are loaded.
+
+    Its attribute `address` is that of the page.
+    """
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(folder), "--port", "0"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     address: list[str] = []
@@ -41,6 +44,7 @@ def tensorboard(folder: Path, *, runs: set[str]) -> Iterator[Callable[..., Any]]
             assert process.poll() is None, "".join(lines)
             assert time.monotonic() < deadline, "".join(lines)
             time.sleep(0.2)
+        ask.address = address[0]
         yield ask
     finally:
         process.terminate()

@@ -43,13 +43,14 @@ def test_the_demo_prints_its_table_its_report_and_the_line_for_tensorboard(tmp_p
     with tensorboard(out, runs={"none/seed_0", "before/seed_0", "after/seed_0"}) as ask:
         scalars, layout = ask("plugin/scalars/tags"), ask("plugin/custom_scalars/layout")
         images = ask("plugin/images/tags")
-    titles = [chart["title"] for chart in layout["category"][0]["chart"]]
+    charts = {category["title"]: category["chart"] for category in layout["category"]}
+    titles = [chart["title"] for chart in charts["pre-activation percentiles"]]
     assert sorted(titles) == ["00.net.0", "01.net.2", "02.net.4"]
     for run in ("none/seed_0", "before/seed_0", "after/seed_0"):
         assert {"test_accuracy", "preactivation_p50/02.net.4", "preactivation_typical_p50/02.net.4"} <= set(
             scalars[run]
         )
-        assert {"preactivation_std", "preactivation_typical/02.net.4"} <= set(images[run])
+        assert {"preactivation_heatmap/std", "preactivation_typical/02.net.4"} <= set(images[run])
     before = modified(out)
     assert main(arguments) == 0
     assert "0 cells trained, 3 were finished already" in capsys.readouterr().out
@@ -98,7 +99,7 @@ def test_a_failed_cell_is_named_and_the_status_is_one(tmp_path, capsys, monkeypa
         (["demo", "--max-stepps=100"], "max_stepps"),
         (["compare", "placement", "--model=tiny.NoNet"], "NoNet"),
         (["demmo"], "demmo"),
-        ([], "to be one of {demo,plan,compare,recalibrate,report}"),
+        ([], "to be one of {demo,plan,compare,measure,recalibrate"),
     ],
 )
 def test_bad_usage_is_answered_in_a_line_and_with_status_two(tmp_path, capsys, monkeypatch, arguments, words):

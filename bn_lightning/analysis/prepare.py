@@ -6,8 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from bn_lightning.analysis.catalog import find_study
-from bn_lightning.analysis.problems.digits import digits_problem
+from bn_lightning.analysis.catalog import default_problem, find_study
 from bn_lightning.analysis.study import Budget, Problem, Study
 
 Factory = Callable[..., Any]
@@ -55,7 +54,7 @@ def prepare_study(
     if own:
         problem = own_problem(model, data, monitor=monitor, mode=mode)
     else:
-        problem = study.problem if isinstance(study, Study) else digits_problem(data_dir=data_dir)
+        problem = study.problem if isinstance(study, Study) else default_problem(study, data_dir=data_dir)
         if monitor is not None:
             # Another metric than the one that the problem's target was fixed for.
             problem = dataclasses.replace(problem, monitor=monitor, mode=mode, target=None)

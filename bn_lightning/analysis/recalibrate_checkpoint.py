@@ -9,10 +9,10 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from bn_lightning.analysis.checkpoint_file import read_checkpoint, write_checkpoint
+from bn_lightning.analysis.checkpoint_loading import CheckpointLoader
 from bn_lightning.analysis.training import namespace_of_module, quiet_lightning, recorded_warnings
 from bn_lightning.callbacks.offline import LoadOnceBuilt, RecalibrateBeforeValidation
-from bn_lightning.errors import NoNormError, PlanMismatchError
-from bn_lightning.surgery.checkpoint import match_plan
+from bn_lightning.errors import NoNormError
 from bn_lightning.surgery.forward import call_model
 from bn_lightning.surgery.statistics.estimators import Estimator
 from bn_lightning.surgery.statistics.recalibration_report import RecalibrationReport
@@ -95,7 +95,7 @@ def recalibrate_checkpoint(
         regroup=regroup,
         progress=progress,
     )
-    loading = LoadOnceBuilt(_Loader(saved, source))
+    loading = LoadOnceBuilt(CheckpointLoader(saved, source))
     before, after = _validate_around(namespace, module, data(), loading, callback)
     if callback.report is None:
         raise ValueError(
@@ -124,42 +124,6 @@ def _state_of_norms(module: nn.Module) -> dict[str, Tensor]:
             state[f"{prefix}running_mean"] = values["mean"].cpu()
             state[f"{prefix}running_var"] = values["variance"].cpu()
     return state
-
-
-class _Loader:
-    """Loads a checkpoint into a module, as often as a Trainer sets it up."""
-
-    def __init__(self, saved: dict[str, Any], source: Path) -> None:
-        self.saved = saved
-        self.source = source
-        self._checked = False
-
-    def __call__(self, module: Any) -> None:
-        if self._checked:
-            # A setup that builds the layers each time has thrown the weights away. Not by the module's own hook, which
-            # has changed what was saved already.
-            module.load_state_dict(self.saved["state_dict"], strict=False)
-        else:
-            _load(module, self.saved, self.source)
-            self._checked = True
-
-
-def _load(module: Any, saved: dict[str, Any], source: Path) -> None:
-    match_plan(module, saved)
-    module.on_load_checkpoint(saved)
-    strict = module.strict_loading
-    try:
-        missing, unexpected = module.load_state_dict(saved["state_dict"], strict=False)
-    except RuntimeError as error:
-        raise PlanMismatchError(
-            f"{source} is not a checkpoint of {type(module).__name__} with these arguments: "
-            f"{str(error).strip().splitlines()[-1].strip()}"
-        ) from error
-    if strict and (missing or unexpected):
-        raise PlanMismatchError(
-            f"{source} is not a checkpoint of {type(module).__name__} with these arguments: it lacks {_few(missing)} "
-            f"and has {_few(unexpected)} besides. Name the class, and the arguments, that it was trained with."
-        )
 
 
 def _validate_around(
@@ -192,8 +156,3 @@ def _validate_around(
         if warning.category.__module__.startswith("bn_lightning."):
             warnings.warn(warning.message, warning.category, stacklevel=3)
     return metrics[0], metrics[1]
-
-
-def _few(names: list[str]) -> str:
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return (", ".join(names[:3]) or "nothing") + more

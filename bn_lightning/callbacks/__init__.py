@@ -5,11 +5,13 @@ from bn_lightning.callbacks.insertion import BatchNormInsertion
 from bn_lightning.callbacks.loss_smoothness import LossSmoothnessMonitor
 from bn_lightning.callbacks.monitor import ActivationMonitor
 from bn_lightning.callbacks.recalibration import BatchNormRecalibration
+from bn_lightning.callbacks.recipe import BatchNormRecipe
 
 __all__ = [
     "ActivationMonitor",
     "BatchNormInsertion",
     "BatchNormRecalibration",
+    "BatchNormRecipe",
     "CovariateShiftMonitor",
     "LossSmoothnessMonitor",
 ]

@@ -10,6 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 
+
+def own_state(callback: object) -> dict[str, Any]:
+    """What a callback holds itself, for its copies and pickles.
+
+    Args:
+        callback: A callback.
+
+    Returns:
+        Its attributes but for `log` and `log_dict`: the module's own methods, which a Trainer hangs on every callback
+        of a fit, and with which a copy would hold the whole module.
+    """
+    return {name: value for name, value in vars(callback).items() if name not in ("log", "log_dict")}
+
+
 if TYPE_CHECKING:
     from pytorch_lightning import Callback as CallbackBase
     from pytorch_lightning import LightningModule, Trainer
@@ -31,7 +45,11 @@ else:
         return namespaces
 
     NAMESPACES = _installed()
-    CallbackBase = type("CallbackBase", tuple(space.Callback for space in NAMESPACES), {"__module__": __name__})
+    CallbackBase = type(
+        "CallbackBase",
+        tuple(space.Callback for space in NAMESPACES),
+        {"__module__": __name__, "__getstate__": own_state},
+    )
     LightningModule = tuple(space.LightningModule for space in NAMESPACES)
     Trainer = tuple(space.Trainer for space in NAMESPACES)
 
@@ -87,6 +105,7 @@ __all__ = [
     "averages_weights",
     "misconfiguration",
     "namespace_of",
+    "own_state",
     "rank_zero_info",
     "rank_zero_warn",
 ]

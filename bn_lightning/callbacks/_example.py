@@ -1,7 +1,7 @@
 """An example to trace a LightningModule with: its own `example_input_array`, else one training batch."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -11,7 +11,9 @@ from torch.utils import _pytree as pytree
 
 from bn_lightning.callbacks._compat import LightningModule, Trainer, misconfiguration, namespace_of
 from bn_lightning.callbacks._loader import loader_of_our_own, to_training_device
-from bn_lightning.surgery.forward import device_of
+from bn_lightning.probes.copied_batch import copied_batch
+from bn_lightning.probes.objective_loss import step_arguments, training_step_of
+from bn_lightning.surgery.forward import Forward, call_model, device_of
 from bn_lightning.surgery.sandbox import preserve_random_state
 
 _REMEDY = "Set example_input_array on the LightningModule to a batch of inputs."
@@ -98,33 +100,36 @@ def examples_of(
             return [Example("forward", (), moved)]
         return [Example("forward", moved if isinstance(moved, tuple) else (moved,), {})]
     batches = first_training_batches(trainer, module, num_examples)
-    return [Example("training_step", (batch, index), {}) for index, batch in enumerate(batches)]
+    return [Example("training_step", step_arguments(module, batch, index), {}) for index, batch in enumerate(batches)]
 
 
-@contextmanager
-def muted_logging(module: "LightningModule") -> Iterator[None]:
-    """Let `log` and `log_dict` of this module do nothing, as where no loop is there to take the values.
+def run_like(entry: str, *, of_training: bool) -> Forward:
+    """How batches are run by the method that a module was traced by.
 
     Args:
-        module: The LightningModule.
+        entry: "forward" or "training_step".
+        of_training: Whether they are what ``training_step`` takes; a tensor that the user gave is an input to
+            ``forward``.
 
-    Yields:
-        Nothing.
+    Returns:
+        A forward. ``training_step`` gets copies, and runs batches of names that ``forward`` does not take too.
     """
-    names = ("log", "log_dict")
-    saved = {name: vars(module)[name] for name in names if name in vars(module)}
+
+    def forward(module: Any, batch: Any) -> Any:
+        by_step = entry == "training_step" and (of_training or not isinstance(batch, torch.Tensor))
+        if by_step or (of_training and not _takes_names(module, batch)):
+            return training_step_of(module)(module, copied_batch(batch, tensors=True))
+        return call_model(module, batch)
+
+    return forward
+
+
+def _takes_names(module: Any, batch: Any) -> bool:
     try:
-        for name in names:
-            vars(module)[name] = _ignore
-        yield
-    finally:
-        for name in names:
-            vars(module).pop(name, None)
-        vars(module).update(saved)
-
-
-def _ignore(*args: Any, **kwargs: Any) -> None:
-    pass
+        inspect.signature(module.forward).bind(**batch) if isinstance(batch, Mapping) else None
+    except TypeError:
+        return False
+    return True
 
 
 def first_training_batches(trainer: "Trainer", module: "LightningModule", count: int) -> list[Any]:

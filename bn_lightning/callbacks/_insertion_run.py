@@ -8,8 +8,8 @@ from torch import nn
 
 from bn_lightning.callbacks._compat import LightningModule, Trainer, misconfiguration, rank_zero_warn
 from bn_lightning.callbacks._dry_run import idle_optimizers
-from bn_lightning.callbacks._example import examples_of, first_training_batches, muted_logging
-from bn_lightning.callbacks._metrics import preserve_metrics
+from bn_lightning.callbacks._example import examples_of, first_training_batches
+from bn_lightning.callbacks._no_trace import no_trace
 from bn_lightning.callbacks._reached import note_called, unreached_networks
 from bn_lightning.errors import InsertionWarning
 from bn_lightning.surgery.plan import InsertionPlan
@@ -22,8 +22,7 @@ _BY_HAND = "bnl.insert_batch_norm(module.network, (x,)) on each network before f
 @contextmanager
 def _no_trace_left(module: "LightningModule", entry: str) -> Iterator[None]:
     with ExitStack() as guards:
-        guards.enter_context(muted_logging(module))
-        guards.enter_context(preserve_metrics(module))
+        guards.enter_context(no_trace(module))
         if entry == "training_step":
             guards.enter_context(idle_optimizers(module))
         yield

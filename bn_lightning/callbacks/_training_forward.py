@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from bn_lightning.callbacks._compat import misconfiguration
 from bn_lightning.callbacks._loader import to_training_device
+from bn_lightning.probes.objective_loss import step_arguments
 from bn_lightning.surgery.forward import Forward
 
 if TYPE_CHECKING:
@@ -29,9 +30,8 @@ def as_in_training(trainer: "Trainer", given: Forward | None) -> Forward:
         with trainer.precision_plugin.train_step_context():
             if given is not None:
                 return given(module, batch)
-            arguments = (batch, next(indices)) if _takes_batch_idx(module) else (batch,)
             try:
-                return module.training_step(*arguments)
+                return module.training_step(*step_arguments(module, batch, next(indices)))
             except RuntimeError as error:
                 error.add_note(
                     "This came up while BatchNormRecalibration ran training_step without gradients; "
@@ -67,8 +67,3 @@ def refuse_unusable_step(trainer: "Trainer", module: "LightningModule", *, remed
             f"training_step of {type(module).__name__} cannot be run for the statistics, because {reason}. Say how to "
             f"run the module: {remedy}.",
         )
-
-
-def _takes_batch_idx(module: "LightningModule") -> bool:
-    parameters = inspect.signature(module.training_step).parameters.values()
-    return len(parameters) > 1 or any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters)

@@ -9,9 +9,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from bn_lightning.callbacks._compat import misconfiguration
-from bn_lightning.callbacks._example import muted_logging
 from bn_lightning.callbacks._loader import to_training_device, training_batches
-from bn_lightning.callbacks._metrics import preserve_metrics
+from bn_lightning.callbacks._no_trace import no_trace
 from bn_lightning.functional.quantiles import percentiles
 from bn_lightning.probes.sites import matching_layers
 from bn_lightning.surgery.forward import call_model, move_to
@@ -133,7 +132,7 @@ class UnitFollower:
         """
         self._received = {}
         try:
-            with sandbox(module), preserve_metrics(module), muted_logging(module), torch.no_grad():
+            with sandbox(module), no_trace(module), torch.no_grad():
                 torch.manual_seed(0)
                 with trainer.precision_plugin.train_step_context():
                     for batch in self.batches:

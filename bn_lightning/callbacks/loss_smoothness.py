@@ -4,26 +4,21 @@ import fnmatch
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from bn_lightning.callbacks._compat import CallbackBase, LightningModule, Trainer, misconfiguration, rank_zero_warn
-from bn_lightning.callbacks._example import muted_logging
-from bn_lightning.callbacks._metrics import preserve_metrics
-from bn_lightning.callbacks._tensorboard import log_folders, write_scalars
-from bn_lightning.callbacks._units import probe_batches
-from bn_lightning.errors import StatisticsWarning
+from bn_lightning.callbacks._compat import LightningModule, Trainer, misconfiguration
+from bn_lightning.callbacks._measure_figures import smoothness_figures
+from bn_lightning.callbacks._probe_monitor import ProbeMonitor
 from bn_lightning.probes.loss_smoothness import NORMALISED_LENGTHS, LossSmoothness, loss_smoothness
 from bn_lightning.probes.loss_smoothness_steps import sign_of, steps_along_gradient
-from bn_lightning.probes.measurements import MeasurementTable
 from bn_lightning.probes.objective import LossFn
 from bn_lightning.probes.scale_invariance import Blocks, scale_invariant_blocks
 from bn_lightning.schedule import Schedule
 
 if TYPE_CHECKING:
     import pandas
+    from matplotlib.figure import Figure
 
-CSV_NAME = "loss_smoothness.csv"
 
-
-class LossSmoothnessMonitor(CallbackBase):
+class LossSmoothnessMonitor(ProbeMonitor):
     """Measures at due optimizer steps how loss and gradient change along the gradient.
 
     At a due step t (counted from 0) a fixed probe set is evaluated at θ_t and at points along its gradient, before the
@@ -43,9 +38,10 @@ class LossSmoothnessMonitor(CallbackBase):
     ========================================================  ===================================================
 
     `table()` holds the same, with an empty layer; at the end of fit it is written as `loss_smoothness.csv` to each
-    logger's folder. β depends on the size of the probe set and on the stage of training: compare runs with
-    one probe set, at matched loss. In distributed training each rank measures on its own probe set, and rank zero's
-    numbers are written; sharded parameters are not supported.
+    logger's folder, and every TensorBoardLogger gets a figure. Several monitors of one Trainer have names: tags begin
+    with `<name>.` and the file is `loss_smoothness-<name>.csv`. β depends on the size of the probe set and on the stage
+    of training: compare runs with one probe set, at matched loss. In distributed training each rank measures on its own
+    probe set, and rank zero's numbers are written; sharded parameters are not supported.
 
     Source: Santurkar et al. (2018), "How Does Batch Normalization Help Optimization?", section 3.1 and figure 4; see
     `loss_smoothness` for the definitions and the cost.
@@ -54,6 +50,7 @@ class LossSmoothnessMonitor(CallbackBase):
         every_n_steps: Measure every so many optimizer steps; 0 turns this off.
         dense_until: Measure every step before this one too.
         steps: Measure these steps too.
+        every_n_epochs: Measure the first step of epochs 0, n, 2n, … too; 0 turns this off.
         step_sizes: η in absolute terms. Without them `multiples` of the optimizer's present learning rate are taken.
         multiples: Of the learning rate.
         max_step_size: Larger steps are taken at this size; 0.4 in the paper.
@@ -64,15 +61,21 @@ class LossSmoothnessMonitor(CallbackBase):
         parameters: fnmatch patterns on the parameters' paths: those to move, where several optimizers share the module.
         loss_fn: ``loss_fn(module, batch)``, for a module with manual optimization; by default its ``training_step``.
         probe: The probe set: a batch as the training loader yields. None takes the first batches of
-            the training data, once, without touching the Trainer's own iterators.
+            the training data, once, without touching the Trainer's own iterators; they are drawn with a seed of their
+            own, so they are the same in all runs on the same data.
         probe_size: How many samples of the training data to probe with, in whole batches; norms see one at a time.
+        warn: Whether to warn of gradients of exactly 0, non-finite ones, and rates of 0.
+        figures: Draw a figure at the end of fit, if there is a TensorBoardLogger.
+        name: Tells several monitors of one Trainer apart; letters, digits, "_" and "-". Of several without a name the
+            second is called "2", and so on.
 
     Raises:
         ValueError: If an argument is out of range; at a due step, if the loss is not one number.
         TypeError: At a due step, if the loss is none.
         UnknownNameError: At a due step, if a pattern or block matches nothing.
         MisconfigurationException: Of the Trainer's namespace, if the module optimizes manually and there is no
-            `loss_fn`, or at the first due step if there is no single learning rate to take multiples of.
+            `loss_fn`, two monitors have one name, or at the first due step if there is no single learning rate to take
+            multiples of.
 
     Example:
         >>> from pytorch_lightning import Trainer
@@ -89,6 +92,7 @@ class LossSmoothnessMonitor(CallbackBase):
         every_n_steps: int = 50,
         dense_until: int = 0,
         steps: Collection[int] = (),
+        every_n_epochs: int = 0,
         step_sizes: Sequence[float] | None = None,
         multiples: Sequence[float] = (0.5, 1, 2, 4),
         max_step_size: float | None = None,
@@ -99,14 +103,13 @@ class LossSmoothnessMonitor(CallbackBase):
         loss_fn: LossFn | None = None,
         probe: Any = None,
         probe_size: int = 1000,
+        warn: bool = True,
+        figures: bool = True,
+        name: str = "",
     ) -> None:
-        super().__init__()
-        if probe_size < 2:
-            raise ValueError(f"A probe set needs two samples or more, got probe_size={probe_size}.")
         sign_of(direction)
         # Bad sizes are refused here rather than hours into a run, whatever the rate will be.
         steps_along_gradient(step_sizes=step_sizes, multiples=multiples, learning_rate=1.0, max_step_size=max_step_size)
-        self.schedule = Schedule(every_n_steps, dense_until, tuple(steps))
         self.step_sizes = step_sizes
         self.multiples = tuple(multiples)
         self.max_step_size = max_step_size
@@ -114,53 +117,40 @@ class LossSmoothnessMonitor(CallbackBase):
         self.normalised = normalised
         self.normalised_lengths = tuple(normalised_lengths)
         self.parameters = parameters
-        self.loss_fn = loss_fn
-        self.probe = probe
-        self.probe_size = probe_size
-        self._forget()
+        schedule = Schedule(every_n_steps, dense_until, tuple(steps), every_n_epochs)
+        super().__init__(
+            "loss_smoothness",
+            schedule,
+            loss_fn=loss_fn,
+            probe=probe,
+            probe_size=probe_size,
+            warn=warn,
+            figures=figures,
+            name=name,
+        )
 
-    def _forget(self) -> None:
-        self._table = MeasurementTable()
+    def _begin(self, name: str) -> None:
+        super()._begin(name)
         self._batches: list[Any] = []
         self._blocks: Blocks | None = None
-        self._seen: int | None = None
-        self._warned: set[str] = set()
 
-    def table(self) -> "pandas.DataFrame":
-        """What was measured in the last or the running fit.
-
-        Returns:
-            A DataFrame with the columns step, layer (empty), quantity and value; quantities as above.
-        """
-        return self._table.frame()
-
-    def on_fit_start(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
-        """Refuse what cannot be measured."""
-        self._forget()
-        if self.loss_fn is None and not pl_module.automatic_optimization:
-            raise misconfiguration(
-                trainer,
-                f"LossSmoothnessMonitor cannot take the loss from training_step of {type(pl_module).__name__}, which "
-                "optimizes manually. Pass loss_fn=lambda module, batch: ... and, with several optimizers, parameters=.",
-            )
+    def _figures(self, table: "pandas.DataFrame") -> "dict[str, Figure]":
+        return smoothness_figures(table)
 
     def on_train_start(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
         """Collect the probe set, once: the training data are there by now."""
-        self._batches = probe_batches(trainer, pl_module, self.probe, self.probe_size)
+        self._batches = self._probe_batches(trainer, pl_module)
 
     def on_train_batch_start(
         self, trainer: "Trainer", pl_module: "LightningModule", batch: Any, batch_idx: int
     ) -> None:
         """Measure if the coming optimizer step is due."""
         step = trainer.global_step
-        if step == self._seen:
-            return
-        self._seen = step
-        if not self.schedule.due(step):
+        if not self._begins_due_step(trainer, batch_idx):
             return
         rate = self._learning_rate(trainer, pl_module) if self.step_sizes is None else None
         if rate == 0:
-            self._warn(
+            self._warn_once(
                 "rate",
                 f"Loss smoothness is not measured at step {step}: the learning rate is 0, so its multiples are no "
                 "steps. Give step_sizes= in absolute terms to measure there too.",
@@ -168,19 +158,17 @@ class LossSmoothnessMonitor(CallbackBase):
             return
         found = self._measure(trainer, pl_module, rate)
         if found.state:
-            self._warn(
+            self._warn_once(
                 "state",
                 f"The network is {found.state} at step {step}: its gradient on the probe set is exactly 0. Its "
                 "smoothness is NaN, not perfect.",
             )
         numbers = found.numbers()
         self._table.add(step, "", numbers)
-        if trainer.is_global_zero:
-            write_scalars(trainer.loggers, {f"smoothness/{name}": value for name, value in numbers.items()}, step)
+        self._write(trainer, {f"smoothness/{name}": value for name, value in numbers.items()}, step)
 
     def _measure(self, trainer: "Trainer", pl_module: "LightningModule", rate: float | None) -> LossSmoothness:
-        precision = trainer.precision_plugin.train_step_context()
-        with preserve_metrics(pl_module), muted_logging(pl_module), precision:
+        with self._guarded(trainer, pl_module):
             if self._blocks is None and self.normalised is True:
                 self._blocks = scale_invariant_blocks(
                     pl_module, self._batches, loss_fn=self.loss_fn, parameters=self.parameters
@@ -223,20 +211,5 @@ class LossSmoothnessMonitor(CallbackBase):
             )
         return rates.pop()
 
-    def _warn(self, kind: str, message: str) -> None:
-        if kind not in self._warned:
-            rank_zero_warn(message, category=StatisticsWarning)
-            self._warned.add(kind)
-
-    def on_train_end(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
-        """Write the file, and let go of the probe set."""
-        self._finish(trainer)
-
-    def on_exception(self, trainer: "Trainer", pl_module: "LightningModule", exception: BaseException) -> None:
-        """Keep what was measured, also on Ctrl-C."""
-        self._finish(trainer)
-
-    def _finish(self, trainer: "Trainer") -> None:
+    def _release(self) -> None:
         self._batches = []
-        if trainer.is_global_zero:
-            self._table.write_csv(log_folders(trainer.loggers), CSV_NAME)

@@ -8,8 +8,7 @@ from torch.utils.data import DataLoader
 
 from bn_lightning.callbacks._built import OnceBuilt
 from bn_lightning.callbacks._compat import CallbackBase, LightningModule, Trainer, namespace_of
-from bn_lightning.callbacks._example import muted_logging
-from bn_lightning.callbacks._metrics import preserve_metrics
+from bn_lightning.callbacks._no_trace import no_trace
 from bn_lightning.callbacks._training_forward import as_in_training, refuse_unusable_step
 from bn_lightning.surgery.forward import Forward
 from bn_lightning.surgery.sandbox import preserve_modes, preserve_random_state
@@ -82,12 +81,7 @@ class RecalibrateBeforeValidation(CallbackBase):
         try:
             # Transfer hooks and steps that augment in training ask the Trainer whether it trains.
             trainer.training = True
-            with (
-                preserve_modes(pl_module),
-                preserve_metrics(pl_module),
-                muted_logging(pl_module),
-                preserve_random_state(),
-            ):
+            with preserve_modes(pl_module), no_trace(pl_module), preserve_random_state():
                 torch.manual_seed(0)
                 # In validation all norms are in evaluation mode, and none counts as frozen.
                 self.report = recalibrate_batch_norm(

@@ -15,10 +15,9 @@ from bn_lightning.callbacks._compat import (
     rank_zero_info,
     rank_zero_warn,
 )
-from bn_lightning.callbacks._example import muted_logging
 from bn_lightning.callbacks._loader import training_batches
 from bn_lightning.callbacks._mark import mark_checkpoints, unmark_checkpoints
-from bn_lightning.callbacks._metrics import preserve_metrics
+from bn_lightning.callbacks._no_trace import no_trace
 from bn_lightning.callbacks._training_forward import as_in_training, refuse_unusable_step
 from bn_lightning.errors import BatchSizeError, NoEffectWarning, NonFiniteError, NoNormError, StatisticsWarning
 from bn_lightning.surgery.forward import Forward
@@ -300,7 +299,7 @@ class BatchNormRecalibration(CallbackBase):
             try:
                 # Transfer hooks and steps that augment in training ask the Trainer whether it trains.
                 trainer.training = True
-                with preserve_modes(module), preserve_metrics(module), muted_logging(module):
+                with preserve_modes(module), no_trace(module):
                     # The modes of training tell which norms are frozen.
                     module.training = True
                     for norm, training in zip(self._norms, self._training, strict=True):

@@ -7,14 +7,14 @@ batches pool right.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from bn_lightning.functional.moments import Moments, merge_moments
-from bn_lightning.functional.quantiles import percentiles, sorted_samples
+from bn_lightning.functional.quantiles import percentiles
 
 
 @dataclass(frozen=True)
@@ -22,26 +22,42 @@ class ActivationSummary:
     """Moments per channel, weighted samples and the non-finite count of one layer's activation.
 
     Args:
-        moments: Per channel `[C]`; `count` is the number of elements the channel stands for.
+        moments: Per channel `[C]`; `count` is the number of finite elements the channel stands for, 0 where none
+            of it was read.
         values: The finite elements kept for percentiles, `[S]`, in the type in which they were read.
         weights: How many elements each of them stands for, float64 `[S]`.
         sampled: How many finite elements were read; the moments come from these unless `extremes` are known.
-        nonfinite: NaN and infinities among all elements, counted exactly; they enter nothing else.
+        elements: All elements there were, counted exactly; each channel has an equal share of them.
+        channel_nonfinite: NaN and infinities among all elements of each channel, counted exactly, int64 `[C]`; they
+            enter nothing else.
         extremes: Least and greatest finite element of each channel, float64 `[2, C]`, where all elements were
             looked at; a channel without a finite element has (inf, -inf). None where only a sample was read.
+        channel: The channel of each of `values`, int64 `[S]`; None where it was not kept.
     """
 
     moments: Moments
     values: Tensor
     weights: Tensor
     sampled: int
-    nonfinite: int
+    elements: int
+    channel_nonfinite: Tensor
     extremes: Tensor | None = None
+    channel: Tensor | None = None
+
+    @property
+    def nonfinite(self) -> int:
+        """NaN and infinities among all elements, counted exactly."""
+        return int(self.channel_nonfinite.sum())
 
     @property
     def count(self) -> int:
-        """How many elements the summary stands for."""
-        return int(torch.as_tensor(self.moments.count).sum())
+        """How many finite elements there were, counted exactly."""
+        return self.elements - self.nonfinite
+
+    @property
+    def channel_count(self) -> Tensor:
+        """How many finite elements each channel had, counted exactly, int64 `[C]`."""
+        return self.elements // len(self.channel_nonfinite) - self.channel_nonfinite
 
     @cached_property
     def layer(self) -> Moments:
@@ -57,12 +73,12 @@ class ActivationSummary:
     @property
     def mean(self) -> float:
         """Mean over all elements; NaN where nothing was recorded."""
-        return float(self.layer.mean) if self.count else math.nan
+        return float(self.layer.mean) if self.sampled else math.nan
 
     @property
     def variance(self) -> float:
         """Biased variance over all elements: the mean squared distance from `mean`."""
-        return float(self.layer.variance()) if self.count else math.nan
+        return float(self.layer.variance()) if self.sampled else math.nan
 
     def percentiles(self, q: Sequence[float | int]) -> list[float]:
         """Percentiles of the kept elements.
@@ -92,7 +108,7 @@ class ActivationSummary:
         lattice is spread more evenly than a random draw, so this errs on the large side.
         """
         if self.is_exact:
-            return 0.0 if self.count else math.nan
+            return 0.0 if self.sampled else math.nan
         return math.sqrt(self.variance / self.sampled) * self._unread() if self.sampled else math.nan
 
     def variance_error(self) -> float:
@@ -140,7 +156,8 @@ def empty_summary(channels: int) -> ActivationSummary:
     """
     zeros = torch.zeros(channels, dtype=torch.float64)
     moments = Moments(zeros.long(), zeros, zeros, zeros, zeros)
-    return ActivationSummary(moments, zeros[:0], zeros[:0], 0, 0, torch.stack([zeros + math.inf, zeros - math.inf]))
+    extremes = torch.stack([zeros + math.inf, zeros - math.inf])
+    return ActivationSummary(moments, zeros[:0], zeros[:0], 0, 0, zeros.long(), extremes, zeros[:0].long())
 
 
 def merge_summaries(first: ActivationSummary, second: ActivationSummary) -> ActivationSummary:
@@ -167,57 +184,27 @@ def merge_summaries(first: ActivationSummary, second: ActivationSummary) -> Acti
         raise ValueError(
             f"Activations of {channels[0]} and {channels[1]} channels are not of one layer and cannot be merged."
         )
-    if not first.sampled and not first.nonfinite:
+    if not first.elements:
         return second
-    if not second.sampled and not second.nonfinite:
+    if not second.elements:
         return first
     extremes = None
     if first.extremes is not None and second.extremes is not None:
         low, high = torch.minimum(first.extremes, second.extremes)[0], torch.maximum(first.extremes, second.extremes)[1]
         extremes = torch.stack([low, high])
+    channel = None
+    if first.channel is not None and second.channel is not None:
+        channel = torch.cat([first.channel, second.channel])
     return ActivationSummary(
         merge_moments(first.moments, second.moments),
         torch.cat([first.values, second.values]),
         torch.cat([first.weights, second.weights]),
         first.sampled + second.sampled,
-        first.nonfinite + second.nonfinite,
+        first.elements + second.elements,
+        first.channel_nonfinite + second.channel_nonfinite,
         extremes,
+        channel,
     )
-
-
-def thin(summary: ActivationSummary, max_samples: int) -> ActivationSummary:
-    """Keep fewer elements for percentiles; moments and counts stay as they are.
-
-    Kept are the elements in the middle of `max_samples` equal shares of the weight, which moves no
-    percentile by more than half a share in rank.
-
-    Args:
-        summary: What was recorded.
-        max_samples: The most elements to keep.
-
-    Returns:
-        The summary itself if it has few enough, else one whose elements carry equal weight.
-
-    Example:
-        >>> from bn_lightning.functional.summarise import summarise
-        >>> many = summarise(torch.arange(10.0), torch.zeros(10, dtype=torch.long), channels=1, elements=10)
-        >>> few = thin(many, 5)
-        >>> few.values.tolist(), few.weights.tolist(), few.mean
-        ([0.0, 2.0, 4.0, 6.0, 8.0], [2.0, 2.0, 2.0, 2.0, 2.0], 4.5)
-    """
-    if len(summary.values) <= max_samples:
-        return summary
-    share = summary.weights.sum() / max_samples
-    middles = torch.arange(max_samples, dtype=torch.float64) + 0.5
-    if summary.is_uniform:
-        place = (middles * (len(summary.values) / max_samples)).ceil().long() - 1
-        kept = sorted_samples(summary.values)[place]
-    else:
-        ordered, order = summary.values.sort()
-        place = torch.searchsorted(summary.weights[order].cumsum(0), middles * share)
-        kept = ordered[place.clamp(max=len(ordered) - 1)]
-    weights = share.expand(max_samples).clone()
-    return replace(summary, values=kept, weights=weights)
 
 
 def pool_channels(moments: Moments) -> Moments:

@@ -48,8 +48,8 @@ def gradient_shift(
     internal covariate shift of a layer is ‖G − G'‖₂. The cosine is theirs too (figure 2); that a layer without a
     gradient is no sign of stability is not, hence `state`.
 
-    The cosine is computed as 1 − ‖G/‖G‖ − G'/‖G'‖‖²/2, which keeps its digits near 1 and is exactly 1 for
-    equal gradients.
+    The cosine of near gradients is computed as 1 − (‖G − G'‖² − (‖G‖ − ‖G'‖)²)/(2‖G‖‖G'‖), which keeps its digits
+    near 1 and is exactly 1 for equal gradients.
 
     Args:
         before: G, the gradients of the layer's parameters.
@@ -75,17 +75,19 @@ def gradient_shift(
             f"{shapes} before and {others} after. Take both from the same parameters."
         )
     g, h = (_as_vector(parts) for parts in (before, after))
-    if not (g.isfinite().all() and h.isfinite().all()):
+    norm, other, distance = float(g.norm()), float(h.norm()), float((g - h).norm())
+    if not (math.isfinite(norm) and math.isfinite(other)):
         return GradientShift(math.nan, math.nan, math.nan, math.nan, NON_FINITE)
-    norm, other = float(g.norm()), float(h.norm())
     if norm == 0:
         return GradientShift(math.nan, math.nan, math.nan, math.nan, DEAD)
-    distance = float((g - h).norm())
     relative = distance / norm
     per_unit_step = relative / step if step > 0 else math.nan
     if other == 0:
         return GradientShift(distance, relative, per_unit_step, math.nan, DIED)
-    cosine = 1 - float((g / norm - h / other).square().sum()) / 2
+    if distance < norm / 2:
+        cosine = 1 - (distance - (norm - other)) * (distance + (norm - other)) / (2 * norm * other)
+    else:
+        cosine = float((g / norm) @ (h / other))
     return GradientShift(distance, relative, per_unit_step, cosine)
 
 

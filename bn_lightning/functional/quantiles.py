@@ -69,6 +69,8 @@ def percentiles(
     if weights is not None:
         return _weighted(samples, fractions, weights)
     ordered = sorted_samples(samples)
+    if ordered.device.type == "cpu":
+        return _interpolated(ordered.numpy(), np.asarray(q, dtype=np.float64) / 100)
     if bool(ordered[-1].isnan()):
         return torch.full_like(fractions, torch.nan)
     position = fractions * (len(ordered) - 1)
@@ -77,6 +79,20 @@ def percentiles(
     share = position - below
     # Where nothing is interpolated the value stands as it is, so that infinities stay infinities.
     return torch.where((low == high) | (share == 0), low, low + (high - low) * share)
+
+
+def _interpolated(ordered: "np.ndarray", fractions: "np.ndarray") -> Float[Tensor, " q"]:
+    """The same on the CPU, where NumPy's small operations cost a tenth of torch's."""
+    if np.isnan(ordered[-1]):
+        return torch.full((len(fractions),), torch.nan, dtype=torch.float64)
+    position = fractions * (len(ordered) - 1)
+    below = position.astype(np.int64)
+    low = ordered[below].astype(np.float64)
+    high = ordered[np.minimum(below + 1, len(ordered) - 1)].astype(np.float64)
+    share = position - below
+    with np.errstate(invalid="ignore"):
+        between = low + (high - low) * share
+    return torch.from_numpy(np.where((low == high) | (share == 0), low, between))
 
 
 def _weighted(

@@ -5,6 +5,11 @@ passes; for a ReLU that is the negative half. A channel is dead where every elem
 """
 
 import math
+from functools import cache
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
 
 from bn_lightning.functional.activations import ActivationSummary
 
@@ -54,7 +59,6 @@ def saturated_share(summary: ActivationSummary, op: str) -> float:
         Between 0 and 1; NaN for a nonlinearity that `STEEP` lacks, and where nothing was recorded.
 
     Example:
-        >>> import torch
         >>> from bn_lightning.functional.summarise import summarise
         >>> x = torch.tensor([-5.0, 0.0, 1.0, 5.0])
         >>> summary = summarise(x, torch.zeros(4, dtype=torch.long), channels=1, elements=4)
@@ -63,33 +67,89 @@ def saturated_share(summary: ActivationSummary, op: str) -> float:
     """
     if op not in STEEP or not len(summary.values):
         return math.nan
-    low, high = STEEP[op]
-    # The bound itself belongs to the flat side: a ReLU passes no gradient at zero.
-    flat = (summary.values <= low) | (summary.values >= high)
-    return float(summary.weights[flat].sum() / summary.weights.sum())
+    return float(summary.weights[_flat(summary, op)].sum() / summary.weights.sum())
 
 
-def dead_share(summary: ActivationSummary, op: str) -> float:
+def channel_saturated_shares(summary: ActivationSummary, op: str) -> Float64[Tensor, " c"]:
+    """The share of each channel's elements where the nonlinearity is flat.
+
+    Args:
+        summary: Of the pre-activation, with the channel of each element it keeps. From k elements of the channel the
+            standard error is at most 1/(2√k).
+        op: Name of the nonlinearity.
+
+    Returns:
+        Between 0 and 1, `[C]`; NaN for a nonlinearity that `STEEP` lacks, and where nothing of the channel was kept.
+
+    Example:
+        >>> from bn_lightning.functional.summarise import summarise_rows
+        >>> x = torch.tensor([[-1.0, 1.0], [2.0, 3.0]])
+        >>> channel_saturated_shares(summarise_rows(x, torch.arange(2), elements=4, keep_channels=True), "relu")
+        tensor([0.5000, 0.0000], dtype=torch.float64)
+    """
+    channels = len(summary.channel_nonfinite)
+    if op not in STEEP or summary.channel is None or not len(summary.values):
+        return torch.full((channels,), math.nan, dtype=torch.float64)
+    flat = torch.where(_flat(summary, op), summary.weights, 0.0)
+    within, total = (torch.bincount(summary.channel, part, minlength=channels) for part in (flat, summary.weights))
+    return within / total
+
+
+def dead_share(summary: ActivationSummary, op: str, *, returned: bool = False) -> float:
     """The share of channels with every element on one flat side of the nonlinearity.
 
     Args:
         summary: Of the pre-activation, with its extremes: a sample cannot say *never*.
         op: Name of the nonlinearity.
+        returned: Whether the summary is of what the nonlinearity returns instead.
 
     Returns:
         Between 0 and 1; NaN without extremes, for a nonlinearity that `STEEP` lacks, and where nothing was recorded.
 
     Example:
-        >>> import torch
         >>> from bn_lightning.functional.summarise import summarise_rows
         >>> x = torch.tensor([[-1.0, -1.0], [-2.0, 3.0]])
         >>> dead_share(summarise_rows(x, torch.tensor([0, 1]), elements=4), "relu")
         0.5
+        >>> dead_share(summarise_rows(x.relu(), torch.tensor([0, 1]), elements=4), "relu", returned=True)
+        0.5
     """
-    if op not in STEEP or summary.extremes is None or not summary.count:
-        return math.nan
-    low, high = STEEP[op]
+    return float(dead_channels(summary, op, returned=returned).nanmean())
+
+
+def dead_channels(summary: ActivationSummary, op: str, *, returned: bool = False) -> Float64[Tensor, " c"]:
+    """Which channels have every element on one flat side of the nonlinearity.
+
+    Args:
+        summary: Of the pre-activation, with its extremes: a sample cannot say *never*.
+        op: Name of the nonlinearity.
+        returned: Whether the summary is of what the nonlinearity returns instead.
+
+    Returns:
+        1 where dead and 0 where not, `[C]`; NaN without extremes, for a nonlinearity that `STEEP` lacks, and for a
+        channel without a finite element.
+    """
+    unknown = torch.full((len(summary.channel_nonfinite),), math.nan, dtype=torch.float64)
+    if op not in STEEP or summary.extremes is None:
+        return unknown
+    low, high = _returned_at(op) if returned else STEEP[op]
     minimum, maximum = summary.extremes
-    met = summary.extremes.isfinite().all(0)
-    dead = ((maximum <= low) | (minimum >= high)) & met
-    return float(dead.sum() / met.sum())
+    dead = (maximum <= low) | (minimum >= high)
+    return torch.where(summary.extremes.isfinite().all(0), dead.double(), unknown)
+
+
+def _flat(summary: ActivationSummary, op: str) -> Tensor:
+    low, high = STEEP[op]
+    # The bound itself belongs to the flat side: a ReLU passes no gradient at zero.
+    return (summary.values <= low) | (summary.values >= high)
+
+
+@cache
+def _returned_at(op: str) -> tuple[float, float]:
+    """What the nonlinearity returns at the bounds of its steep interval; it is monotone."""
+    function = getattr(torch.special, op, None) or getattr(torch.nn.functional, op)
+    found = []
+    for bound in STEEP[op]:
+        # In float32, as nearly all activations are: a half-precision one is on the bound only where it is exact.
+        found.append(float(function(torch.tensor(bound))) if math.isfinite(bound) else bound)
+    return found[0], found[1]

@@ -4,9 +4,9 @@ A path is n points at distances d₁ … dₙ from θ, all along one direction. 
 as vectors `[n]`; nothing is reduced over a batch here.
 """
 
+import math
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -60,6 +60,7 @@ def path_smoothness(
         ValueError: If there is no point, or a distance is negative.
 
     Example:
+        >>> import torch
         >>> steps = torch.tensor([0.5, 1.0])
         >>> path_smoothness(steps, 3 * steps**2 / 2, 3 * steps).beta  # of 3x²/2, around 0
         3.0
@@ -69,17 +70,19 @@ def path_smoothness(
             f"A path needs points at some distance from its start, got distances {distances.tolist()}; give one or "
             "more step sizes, and norms for distances."
         )
-    distances, losses, changes = (_finite_or_nan(part) for part in (distances, losses, gradient_changes))
-    return Smoothness(
-        float(losses.min()),
-        float(losses.max()),
-        float(changes.min()),
-        float(changes.max()),
-        float((changes / distances).max()),
-    )
+    steps, heights, changes = (_finite_or_nan(part) for part in (distances, losses, gradient_changes))
+    slopes = [change / step if step else math.nan for change, step in zip(changes, steps, strict=True)]
+    return Smoothness(_least(heights), _largest(heights), _least(changes), _largest(changes), _largest(slopes))
 
 
-def _finite_or_nan(values: Tensor) -> Tensor:
-    values = values.detach().cpu().double()
-    # NaN passes through min and max; infinity would survive one of the two only.
-    return torch.where(values.isfinite(), values, torch.nan)
+def _finite_or_nan(values: Tensor) -> list[float]:
+    return [value if math.isfinite(value) else math.nan for value in values.detach().cpu().double().tolist()]
+
+
+def _largest(values: list[float]) -> float:
+    # What max and min make of NaN depends on where it stands.
+    return math.nan if any(map(math.isnan, values)) else max(values)
+
+
+def _least(values: list[float]) -> float:
+    return math.nan if any(map(math.isnan, values)) else min(values)

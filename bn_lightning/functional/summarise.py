@@ -22,7 +22,8 @@ def summarise(
     *,
     channels: int,
     elements: int,
-    nonfinite: int = 0,
+    nonfinite: Int64[Tensor, " c"] | None = None,
+    keep_channels: bool = False,
 ) -> ActivationSummary:
     """Summarise the elements read from one activation.
 
@@ -31,10 +32,11 @@ def summarise(
         channel: The channel of each, `[k]`.
         channels: Length of the channel axis.
         elements: How many elements the activation has; each channel has an equal share of them.
-        nonfinite: How many of *all* elements are NaN or infinite.
+        nonfinite: How many of *all* elements of each channel are NaN or infinite, `[C]`; None for none.
+        keep_channels: Whether the summary shall know the channel of each element it keeps.
 
     Returns:
-        The summary, on the CPU, moments in float64. A channel of which nothing finite was read counts 0.
+        The summary, on the CPU, moments in float64. Those of a channel of which nothing finite was read count 0.
 
     Example:
         >>> read = torch.tensor([1.0, 10.0, 3.0, 30.0])
@@ -46,8 +48,11 @@ def summarise(
     """
     kept, channel = values.detach().cpu(), channel.cpu()
     everything = len(kept) == elements
-    if nonfinite:
-        finite = kept.isfinite()
+    of_channel = torch.full((channels,), elements // channels)
+    if nonfinite is None:
+        nonfinite = torch.zeros_like(of_channel)
+    else:
+        nonfinite, finite = nonfinite.cpu(), kept.isfinite()
         kept, channel = kept[finite], channel[finite]
     values = kept.double()
     read = torch.bincount(channel, minlength=channels)
@@ -57,16 +62,23 @@ def summarise(
     # A second pass over the distances takes out what rounding left in the first mean.
     correction = torch.bincount(channel, distance, minlength=channels) / per_channel
     mean, distance = mean + correction, distance - correction[channel]
-    count = torch.where(read > 0, elements // channels, 0)
+    count = torch.where(read > 0, of_channel - nonfinite, 0)
     square = distance * distance
     powers = [
         torch.bincount(channel, power, minlength=channels) / per_channel * count
         for power in (square, square * distance, square * square)
     ]
-    weight = elements / max(len(values), 1)
-    weights = torch.full_like(values, weight)
-    extremes = _extremes(values, channel, channels) if everything else None
-    return ActivationSummary(Moments(count, mean, *powers), kept, weights, len(values), nonfinite, extremes)
+    weight = (elements - int(nonfinite.sum())) / max(len(values), 1)
+    return ActivationSummary(
+        Moments(count, mean, *powers),
+        kept,
+        torch.full_like(values, weight),
+        len(values),
+        elements,
+        nonfinite,
+        _extremes(values, channel, channels) if everything else None,
+        channel if keep_channels else None,
+    )
 
 
 def _extremes(values: Tensor, channel: Tensor, channels: int) -> Tensor:
@@ -75,13 +87,16 @@ def _extremes(values: Tensor, channel: Tensor, channels: int) -> Tensor:
     return torch.stack([low, (-none).scatter_reduce(0, channel, values, "amax")])
 
 
-def summarise_rows(rows: Float[Tensor, "rows c"], channel: Int64[Tensor, " c"], *, elements: int) -> ActivationSummary:
+def summarise_rows(
+    rows: Float[Tensor, "rows c"], channel: Int64[Tensor, " c"], *, elements: int, keep_channels: bool = False
+) -> ActivationSummary:
     """Summarise finite elements that come in turns of the channels; many times faster than `summarise`.
 
     Args:
         rows: What was read, `[rows, C]`, all finite.
         channel: The channel of each column, each once.
         elements: How many elements the activation has; each channel has an equal share of them.
+        keep_channels: Whether the summary shall know the channel of each element it keeps.
 
     Returns:
         The summary, on the CPU, moments in float64.
@@ -95,7 +110,7 @@ def summarise_rows(rows: Float[Tensor, "rows c"], channel: Int64[Tensor, " c"], 
     share = elements / rows.numel()
     # As `batch_moments` does, but down the rows as they lie in memory, and in place: a third of its time.
     pivot = rows[0].double()
-    centred = rows.double().sub_(pivot)
+    centred = rows.to(torch.float64, copy=True).sub_(pivot)
     mean = centred.mean(0)
     square = centred.sub_(mean).square()
     sums = [square.sum(0), centred.mul_(square).sum(0), square.square_().sum(0)]
@@ -107,7 +122,11 @@ def summarise_rows(rows: Float[Tensor, "rows c"], channel: Int64[Tensor, " c"], 
     if len(values) == elements:
         low, high = rows.aminmax(dim=0)
         extremes = torch.stack([low, high])[:, position].double()
-    return ActivationSummary(Moments(count, *powers), values, weights, len(values), 0, extremes)
+    of_each = channel.repeat(len(rows)) if keep_channels else None
+    nonfinite = torch.zeros_like(channel)
+    return ActivationSummary(
+        Moments(count, *powers), values, weights, len(values), elements, nonfinite, extremes, of_each
+    )
 
 
 def with_power_sums(summary: ActivationSummary, sums: PowerSums) -> ActivationSummary:
@@ -129,4 +148,6 @@ def with_power_sums(summary: ActivationSummary, sums: PowerSums) -> ActivationSu
         (1.5, 4.0, [[1.0], [7.0]])
     """
     extremes = torch.stack([sums.minimum, sums.maximum]).cpu().double()
-    return replace(summary, moments=sums.moments(), nonfinite=int(sums.nonfinite), extremes=extremes)
+    moments = sums.moments()
+    nonfinite = summary.elements // len(moments.mean) - torch.as_tensor(moments.count)
+    return replace(summary, moments=moments, channel_nonfinite=nonfinite, extremes=extremes)

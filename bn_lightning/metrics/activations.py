@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,17 +9,19 @@ from jaxtyping import Float64
 from torch import Tensor
 from torchmetrics import Metric
 
-from bn_lightning.functional.activations import ActivationSummary, empty_summary, merge_summaries, thin
+from bn_lightning.functional.activations import ActivationSummary, empty_summary, merge_summaries
 from bn_lightning.functional.moments import Moments
+from bn_lightning.functional.thinning import thin
 
-_HEAD = 3  # sampled, nonfinite, kept
+_HEAD = 3  # sampled, elements, kept
 
 
 class ActivationStatistics(Metric):
     """Merges `ActivationSummary` objects over updates and ranks, all layers in one gather.
 
-    The state is one float64 vector for all layers: counts, the four moments and the extremes of every channel, and up
-    to `max_samples` weighted samples a layer. Ranks merge pairwise (Chan, Golub & LeVeque 1983), so
+    The state is one float64 vector for all layers: counts, the four moments, the extremes and the non-finite count of
+    every channel, and up to `max_samples` weighted samples a layer, whose channels are not carried: that would
+    lengthen the vector by almost half. Ranks merge pairwise (Chan, Golub & LeVeque 1983), so
     uneven batches weigh by their size; sums of squares would cancel, and averaging the ranks' means
     would weigh a short batch like a long one. `.half()` and `.bfloat16()` leave the state float64.
 
@@ -96,29 +97,30 @@ class ActivationStatistics(Metric):
         return tuple(self._unpack(self.compute()))
 
     def _length(self, channels: int) -> int:
-        return _HEAD + 7 * channels + 2 * self.max_samples
+        return _HEAD + 8 * channels + 2 * self.max_samples
 
     def _pack(self, summary: ActivationSummary) -> Float64[Tensor, " section"]:
         summary = thin(summary, self.max_samples)
         moments, kept = summary.moments, len(summary.values)
-        head = torch.tensor([summary.sampled, summary.nonfinite, kept], dtype=torch.float64)
+        head = torch.tensor([summary.sampled, summary.elements, kept], dtype=torch.float64)
         count = torch.as_tensor(moments.count).double()
         unused = torch.zeros(self.max_samples - kept, dtype=torch.float64)
         powers = [moments.mean, moments.m2, moments.m3, moments.m4]
         unknown = torch.full((2, len(count)), math.nan, dtype=torch.float64)
         extremes = (unknown if summary.extremes is None else summary.extremes).flatten()
-        return torch.cat([head, count, *powers, extremes, summary.values.double(), unused, summary.weights, unused])
+        channels = [count, *powers, extremes, summary.channel_nonfinite.double()]
+        return torch.cat([head, *channels, summary.values.double(), unused, summary.weights, unused])
 
     def _unpack(self, row: Float64[Tensor, " length"]) -> list[ActivationSummary]:
         sections = row.cpu().split([self._length(number) for number in self.channels])
         return [self._unpack_one(section, number) for section, number in zip(sections, self.channels, strict=True)]
 
     def _unpack_one(self, section: Float64[Tensor, " section"], channels: int) -> ActivationSummary:
-        sampled, nonfinite, kept = (int(number) for number in section[:_HEAD])
-        if not sampled:
-            return replace(empty_summary(channels), nonfinite=nonfinite)
-        count, *powers = section[_HEAD : _HEAD + 5 * channels].reshape(5, channels)
-        found = section[_HEAD + 5 * channels : _HEAD + 7 * channels].reshape(2, channels)
-        extremes = None if bool(found.isnan().any()) else found
-        values, weights = section[_HEAD + 7 * channels :].reshape(2, self.max_samples)[:, :kept]
-        return ActivationSummary(Moments(count.long(), *powers), values, weights, sampled, nonfinite, extremes)
+        sampled, elements, kept = (int(number) for number in section[:_HEAD])
+        if not elements:
+            return empty_summary(channels)
+        count, *powers, low, high, nonfinite = section[_HEAD : _HEAD + 8 * channels].reshape(8, channels)
+        extremes = None if bool(low.isnan().any()) else torch.stack([low, high])
+        values, weights = section[_HEAD + 8 * channels :].reshape(2, self.max_samples)[:, :kept]
+        moments = Moments(count.long(), *powers)
+        return ActivationSummary(moments, values, weights, sampled, elements, nonfinite.long(), extremes)

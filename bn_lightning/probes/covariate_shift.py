@@ -1,6 +1,5 @@
 """Internal covariate shift of a real optimizer step: the gradient of each layer before and after the others moved."""
 
-import fnmatch
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +9,8 @@ from torch import Tensor, nn
 
 from bn_lightning.errors import UnknownNameError
 from bn_lightning.functional.covariate_shift import GradientShift, gradient_shift
+from bn_lightning.functional.norms import euclidean_norms
+from bn_lightning.probes.layer_order import choose_layers, layers_in_order, noted_calls
 from bn_lightning.probes.objective import LossFn, Objective
 
 
@@ -109,25 +110,29 @@ def gradient_covariate_shift(
         >>> second.layer, 0 < second.shift.relative < 1, 0 < second.shift.cosine < 1
         ('2', True, True)
     """
-    objective = Objective(model, batches, loss_fn=loss_fn, parameters=parameters)
+    # Training took the step on these batches, if with a single sample.
+    objective = Objective(model, batches, loss_fn=loss_fn, parameters=parameters, min_samples=1)
     start, end = (_complete(objective, point) for point in (before, objective.parameters if after is None else after))
-    with objective.guarded():
-        order: list[str] = []
-        handles = _watch_calls(objective.model, order)
-        try:
+    with objective.guarded(), torch.no_grad():
+        with noted_calls(objective.model) as order:
             _, gradient = objective(start)
-        finally:
-            for handle in handles:
-                handle.remove()
-        owned = _layers(objective, order)
+        owned = layers_in_order(objective.parameters, order)
         chosen = _measured(owned, layers, objective)
         other = None
         if reference is not None:
-            other = Objective(model, reference, loss_fn=loss_fn, parameters=parameters)(start)[1]
+            of_reference = Objective(model, reference, loss_fn=loss_fn, parameters=parameters, min_samples=1)
+            other = of_reference(start)[1]
+        moves = dict(
+            zip(
+                start,
+                euclidean_norms(torch._foreach_sub([end[name] for name in start], list(start.values()))),
+                strict=True,
+            )
+        )
         found = []
         point, squared_step = dict(start), 0.0
-        for position, (layer, names) in enumerate(owned.items()):
-            if layer in chosen and position:
+        for layer, names in list(owned.items())[: list(owned).index(chosen[-1]) + 1]:
+            if layer in chosen:
                 # At a step of exactly 0 the second pass would repeat the first.
                 moved = objective(point, names)[1] if squared_step != 0 else gradient
                 g = [gradient[name] for name in names]
@@ -136,7 +141,7 @@ def gradient_covariate_shift(
                 found.append(LayerShift(layer, shift, noise))
             for name in names:
                 point[name] = end[name]
-                squared_step += float(torch.linalg.vector_norm(end[name] - start[name], dtype=torch.float64)) ** 2
+            squared_step += sum(moves[name] ** 2 for name in names)
     return tuple(found)
 
 
@@ -151,43 +156,10 @@ def _complete(objective: Objective, given: Mapping[str, Tensor]) -> dict[str, Te
     return {name: given.get(name, value).detach() for name, value in objective.parameters.items()}
 
 
-def _watch_calls(model: nn.Module, order: list[str]) -> list[Any]:
-    def note(name: str) -> Any:
-        return lambda module, args: order.append(name) if name not in order else None
-
-    owners = [(name, module) for name, module in model.named_modules() if module._parameters]
-    return [module.register_forward_pre_hook(note(name)) for name, module in owners]
-
-
-def _layers(objective: Objective, called: Sequence[str]) -> dict[str, list[str]]:
-    """Paths of the parameters of each layer, the layers in the order of the forward."""
-    owned: dict[str, list[str]] = {}
-    for name in objective.parameters:
-        owned.setdefault(name.rpartition(".")[0], []).append(name)
-    ordered = [layer for layer in called if layer in owned]
-    registered = list(owned)
-    for position, layer in enumerate(registered):
-        if layer not in ordered:
-            ordered.insert(ordered.index(registered[position - 1]) + 1 if position else 0, layer)
-    return {layer: owned[layer] for layer in ordered}
-
-
-def _measured(owned: Mapping[str, list[str]], layers: str | Sequence[str] | None, objective: Objective) -> set[str]:
-    if layers is None:
-        chosen = {
-            layer for layer, names in owned.items() if any(objective.parameters[name].dim() > 1 for name in names)
-        }
-    else:
-        chosen = set()
-        for pattern in [layers] if isinstance(layers, str) else layers:
-            matched = fnmatch.filter(owned, pattern)
-            if not matched:
-                raise UnknownNameError(
-                    f"No layer with trainable parameters matches {pattern!r}; there are: {', '.join(owned)}."
-                )
-            chosen.update(matched)
+def _measured(owned: Mapping[str, list[str]], layers: str | Sequence[str] | None, objective: Objective) -> list[str]:
     first = next(iter(owned))
-    if not chosen - {first}:
+    chosen = [layer for layer in choose_layers(owned, objective.parameters, layers) if layer != first]
+    if not chosen:
         raise ValueError(
             f"There is no layer to measure in {type(objective.model).__name__}: the first of the layers with trainable "
             f"parameters ({', '.join(map(repr, owned))}) has none before it, so its shift is 0 by definition. Choose "

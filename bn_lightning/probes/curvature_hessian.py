@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from bn_lightning.probes.objective import Objective
-from bn_lightning.surgery.sandbox import preserve_random_state
 
 NormMode = Literal["train", "eval"]
 
@@ -43,10 +42,12 @@ class Hessian:
         self.products = 0
         self._objective = objective
         self._names = list(objective.parameters)
+        self._keep_graphs = keep_graphs
         self._kept = list(self._gradients()) if keep_graphs else None
+        objective.rewind()
 
     def _gradients(self) -> Iterator[tuple[float, list[Tensor], list[Tensor]]]:
-        for share, loss, leaves in self._objective.losses(None, self._names):
+        for share, loss, leaves in self._objective.losses(None, self._names, keep_graphs=self._keep_graphs):
             inputs = list(leaves.values())
             gradient = torch.autograd.grad(loss, inputs, create_graph=True, allow_unused=True, materialize_grads=True)
             yield share, inputs, list(gradient)
@@ -65,12 +66,12 @@ class Hessian:
         """
         self.products += 1
         total = np.zeros(vector.size)
+        for share, inputs, gradient in self._gradients() if self._kept is None else self._kept:
+            parts = torch.from_numpy(vector.ravel()).split([value.numel() for value in inputs])
+            along = [part.reshape(value.shape).to(value) for part, value in zip(parts, inputs, strict=True)]
+            total += share * self._along(inputs, gradient, along)
         # A gradient that is computed anew has to meet the dropout masks of the first one.
-        with preserve_random_state():
-            for share, inputs, gradient in self._gradients() if self._kept is None else self._kept:
-                parts = torch.from_numpy(vector.ravel()).split([value.numel() for value in inputs])
-                along = [part.reshape(value.shape).to(value) for part, value in zip(parts, inputs, strict=True)]
-                total += share * self._along(inputs, gradient, along)
+        self._objective.rewind()
         return total
 
     def _along(self, inputs: list[Tensor], gradient: list[Tensor], along: list[Tensor]) -> np.ndarray:
@@ -83,7 +84,7 @@ class Hessian:
                 [part for part, _ in curved],
                 inputs,
                 grad_outputs=[other for _, other in curved],
-                retain_graph=self._kept is not None,
+                retain_graph=self._keep_graphs,
                 allow_unused=True,
                 materialize_grads=True,
             )

@@ -1,6 +1,5 @@
 """The loss along one or over two directions in the space of the parameters, and where it is flat."""
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,9 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from bn_lightning.errors import UnknownNameError
+from bn_lightning.functional.norms import euclidean_norm
 from bn_lightning.probes.curvature_directions import Direction
 from bn_lightning.probes.curvature_hessian import NormMode, norms_in
 from bn_lightning.probes.objective import LossFn, Objective
+from bn_lightning.probes.parameter_vectors import ParameterVectors
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,8 @@ class Surface:
     gradient_norms: Tensor | None
     samples: int
 
-    def plateau_share(self, fraction: float) -> float:
-        """The share of points whose gradient norm is below `fraction` of the largest on this surface.
+    def plateau_share(self, fraction: float, reference: float | None = None) -> float:
+        """The share of points whose gradient norm is below `fraction` of the largest on this surface, or of another.
 
         Im et al. (2016), "An empirical analysis of the optimization of deep network loss surfaces", observe that
         networks with batch norm have no plateaus; the measure is ours. A point whose gradient is not finite is counted
@@ -41,20 +42,25 @@ class Surface:
 
         Args:
             fraction: Between 0 and 1.
+            reference: A gradient norm to compare with in place of the largest, such as that at the initial weights:
+                surfaces of several networks or stages are then measured by one scale.
 
         Returns:
             The share, from 0 to 1.
 
         Raises:
-            ValueError: If the surface was computed without gradients, or the fraction is out of range.
+            ValueError: If the surface was computed without gradients, or fraction or reference is out of range.
         """
         if self.gradient_norms is None:
             raise ValueError("A plateau is where the gradient is small; compute the surface with gradients=True.")
         if not 0 < fraction < 1:
             raise ValueError(f"A plateau is below a fraction between 0 and 1 of the largest gradient, got {fraction}.")
+        if reference is not None and not (math.isfinite(reference) and reference > 0):
+            raise ValueError(f"The reference is a gradient norm, finite and above 0; got {reference}.")
         finite = self.gradient_norms[self.gradient_norms.isfinite()]
-        largest = finite.max() if len(finite) else torch.tensor(math.nan)
-        return float((self.gradient_norms < fraction * largest).double().mean())
+        if reference is None:
+            reference = float(finite.max()) if len(finite) else math.nan
+        return float((self.gradient_norms < fraction * reference).double().mean())
 
 
 def loss_surface(
@@ -111,21 +117,8 @@ def loss_surface(
                 f"{type(objective.model).__name__} has no trainable parameter {', '.join(map(repr, unknown[:5]))}; "
                 "make directions for the model as it is now."
             )
-    start = {name: value.detach() for name, value in {**objective.parameters, **(origin or {})}.items()}
-    losses, norms = [], []
-    with objective.guarded(), norms_in(objective.model, norm_mode):
-        for multiples in itertools.product(*coordinates):
-            point = dict(start)
-            for multiple, direction in zip(multiples, directions, strict=True):
-                for name, part in direction.items():
-                    point[name] = point[name].add(part, alpha=multiple)
-            if gradients:
-                loss, gradient = objective(point)
-                losses.append(float(loss))
-                parts = [float(torch.linalg.vector_norm(part, dtype=torch.float64)) for part in gradient.values()]
-                norms.append(math.hypot(*parts))
-            else:
-                losses.append(objective.loss(point))
+    with objective.guarded(), norms_in(objective.model, norm_mode), torch.no_grad():
+        losses, norms = _on_points(objective, origin or {}, directions, coordinates, gradients)
     shape = [len(part) for part in coordinates]
     return Surface(
         tuple(tuple(float(value) for value in part) for part in coordinates),
@@ -133,6 +126,41 @@ def loss_surface(
         _on_grid(norms, shape) if gradients else None,
         objective.samples,
     )
+
+
+def _on_points(
+    objective: Objective,
+    origin: Mapping[str, Tensor],
+    directions: Sequence[Direction],
+    coordinates: Sequence[Sequence[float]],
+    gradients: bool,
+) -> tuple[list[float], list[float]]:
+    start = ParameterVectors(objective.parameters)
+    start.fill({**objective.parameters, **origin}.values())
+    ways = [start.like() for _ in directions]
+    for way, direction in zip(ways, directions, strict=True):
+        for name, part in direction.items():
+            way.views[name].copy_(part)
+    line, point = start.like(), start.like()
+    losses, norms = [], []
+    with objective.standing_at(point.views):
+        for first in coordinates[0]:
+            _add(start, first, ways[0], line)
+            for second in coordinates[1] if len(coordinates) > 1 else (0.0,):
+                _add(line, second, ways[-1], point)
+                if gradients:
+                    loss, gradient = objective()
+                    losses.append(float(loss))
+                    norms.append(euclidean_norm(gradient.values()))
+                else:
+                    losses.append(objective.loss())
+    return losses, norms
+
+
+def _add(here: ParameterVectors, multiple: float, way: ParameterVectors, there: ParameterVectors) -> None:
+    for start, step, result in zip(here.vectors, way.vectors, there.vectors, strict=True):
+        # 0 times an infinite step would be NaN.
+        torch.add(start, step, alpha=multiple, out=result) if multiple else result.copy_(start)
 
 
 def _on_grid(values: list[float], shape: list[int]) -> Tensor:

@@ -1,7 +1,7 @@
 """The loss and its gradient along the gradient: how smooth the way ahead of an optimizer is."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,9 +10,11 @@ from torch import Tensor, nn
 
 from bn_lightning.errors import UnknownNameError
 from bn_lightning.functional.covariate_shift import DEAD
+from bn_lightning.functional.norms import euclidean_norm
 from bn_lightning.functional.smoothness import Smoothness, path_smoothness
 from bn_lightning.probes.loss_smoothness_steps import sign_of, steps_along_gradient
 from bn_lightning.probes.objective import LossFn, Objective
+from bn_lightning.probes.parameter_vectors import ParameterVectors
 from bn_lightning.probes.scale_invariance import Blocks, scale_invariant_blocks
 
 NORMALISED_LENGTHS = (0.01, 0.1)
@@ -137,38 +139,72 @@ def loss_smoothness(
     objective = Objective(model, batches, loss_fn=loss_fn, parameters=parameters)
     if normalised is True:
         normalised = scale_invariant_blocks(model, batches, loss_fn=loss_fn, parameters=parameters)
-    with objective.guarded():
-        loss, gradient = objective()
-        norm = math.hypot(*map(_norm, gradient.values()))
+    with objective.guarded(), torch.no_grad():
+        loss, found = objective()
+        gradient = ParameterVectors(found)
+        gradient.fill(found.values())
+        # Let go of the memory before the walk needs as much again.
+        found.clear()
+        norm = euclidean_norm(gradient.vectors)
         if norm == 0:
             return _dead(objective, loss, sizes, normalised is not False)
-        ones = dict.fromkeys(gradient, 1.0)
-        losses, path = _walk(objective, gradient, ones, [sign * size for size in sizes])
+        losses, path = _walk(objective, gradient, norm, [sign * size for size in sizes])
         beta = None
         if normalised is not False:
             scale = _block_norms(objective, normalised)
-            length = math.hypot(*(scale[name] * _norm(part) for name, part in gradient.items()))
-            _, curved = _walk(objective, gradient, scale, [sign * part / length for part in normalised_lengths])
+            length = euclidean_norm(_times(gradient.vectors, scale))
+            _, curved = _walk(objective, gradient, length, [sign * part / length for part in normalised_lengths], scale)
             beta = curved.beta
     return LossSmoothness(_finite(loss), norm, objective.samples, sizes, losses, path, beta, objective.evaluations)
 
 
 def _walk(
-    objective: Objective, gradient: Mapping[str, Tensor], scale: Mapping[str, float], etas: Sequence[float]
+    objective: Objective,
+    gradient: ParameterVectors,
+    length: float,
+    etas: Sequence[float],
+    scale: ParameterVectors | None = None,
 ) -> tuple[tuple[float, ...], Smoothness]:
-    """Losses and smoothness at u + η·∂L/∂u, where u = θ/scale; at scale 1 that is θ + ηg."""
+    """Losses and smoothness at u + η·∂L/∂u, where u = θ/scale and ‖∂L/∂u‖₂ the length; unscaled that is θ + ηg."""
+    point = ParameterVectors(objective.parameters)
+    point.fill(objective.parameters.values())
+    start, there = point.copies(), gradient.like()
+    # Above this length, a step is rounded by 1e-3 of itself at the very worst, and by far less as a rule.
+    resolved = 5e2 * max(torch.finfo(part.dtype).eps for part in start) * euclidean_norm(_over(start, scale))
+    ahead = gradient.vectors if scale is None else _times(_times(gradient.vectors, scale), scale)
     distances, losses, changes = [], [], []
-    start = {name: value.detach() for name, value in objective.parameters.items()}
-    for eta in etas:
-        point = {name: start[name].add(part, alpha=eta * scale[name] ** 2) for name, part in gradient.items()}
-        loss, there = objective(point)
-        losses.append(loss)
-        changes.append(math.hypot(*(scale[name] * _norm(there[name] - part) for name, part in gradient.items())))
-        # What rounding left of the step, which near the resolution of the parameters is not what was asked for.
-        distances.append(math.hypot(*(_norm(point[name] - start[name]) / scale[name] for name in gradient)))
+    with objective.standing_at(point.views):
+        for eta in etas:
+            _combine(torch.add, start, ahead, point.vectors, alpha=eta)
+            loss, found = objective()
+            losses.append(loss)
+            there.fill(found.values())
+            _combine(torch.sub, there.vectors, gradient.vectors, there.vectors)
+            changes.append(euclidean_norm(_times(there.vectors, scale)))
+            distance = abs(eta) * length
+            if not distance > resolved:
+                # Near the resolution of the parameters rounding leaves of the step not what was asked for.
+                _combine(torch.sub, point.vectors, start, there.vectors)
+                distance = euclidean_norm(_over(there.vectors, scale))
+            distances.append(distance)
     as_vector = [torch.tensor(values, dtype=torch.float64) for values in (distances, losses, changes)]
     path = path_smoothness(*as_vector)
     return tuple(_finite(loss) for loss in losses), path
+
+
+def _combine(
+    operation: Callable[..., Tensor], first: list[Tensor], second: list[Tensor], out: list[Tensor], **options: float
+) -> None:
+    for here, other, result in zip(first, second, out, strict=True):
+        operation(here, other, out=result, **options)
+
+
+def _times(values: list[Tensor], scale: ParameterVectors | None) -> list[Tensor]:
+    return values if scale is None else list(map(torch.mul, values, scale.vectors))
+
+
+def _over(values: list[Tensor], scale: ParameterVectors | None) -> list[Tensor]:
+    return values if scale is None else list(map(torch.div, values, scale.vectors))
 
 
 def _finite(loss: Tensor) -> float:
@@ -190,19 +226,20 @@ def _dead(objective: Objective, loss: Tensor, sizes: tuple[float, ...], normalis
     )
 
 
-def _norm(part: Tensor) -> float:
-    # Summed in float32, the squares of a few million elements lose the fourth digit.
-    return float(torch.linalg.vector_norm(part.detach(), dtype=torch.float64))
-
-
-def _block_norms(objective: Objective, blocks: Blocks) -> dict[str, float]:
-    scale = dict.fromkeys(objective.parameters, 1.0)
+def _block_norms(objective: Objective, blocks: Blocks) -> ParameterVectors:
+    sizes = dict.fromkeys(objective.parameters, 1.0)
     for block in blocks:
-        if unknown := sorted(set(block) - set(scale)):
+        if unknown := sorted(set(block) - set(sizes)):
             raise UnknownNameError(
                 f"The block {list(block)} names {', '.join(map(repr, unknown))}, which is no trainable parameter of "
-                f"{type(objective.model).__name__}; there are, for instance: {', '.join(list(scale)[:10])}."
+                f"{type(objective.model).__name__}; there are, for instance: {', '.join(list(sizes)[:10])}."
             )
-        size = math.hypot(*(_norm(objective.parameters[name]) for name in block))
-        scale.update(dict.fromkeys(block, size or 1.0))
+        size = euclidean_norm(objective.parameters[name] for name in block)
+        sizes.update(dict.fromkeys(block, size or 1.0))
+    scale = ParameterVectors(objective.parameters)
+    for vector in scale.vectors:
+        # The elements between parameters are divided by it too.
+        vector.fill_(1.0)
+    for name, size in sizes.items():
+        scale.views[name].fill_(size)
     return scale

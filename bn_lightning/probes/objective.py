@@ -1,57 +1,63 @@
 """The loss of a model on a fixed set of batches as a function of its parameters, and the gradient of it."""
 
-import fnmatch
-import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
-from torch.utils._pytree import tree_leaves
+from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from bn_lightning.errors import UnknownNameError
-from bn_lightning.surgery.sandbox import preserve_random_state, sandbox
+from bn_lightning.probes.copied_batch import WriteWatch, copied_batch
+from bn_lightning.probes.objective_guard import Guard, guarded_model
+from bn_lightning.probes.objective_loss import (
+    LossFn,
+    batch_samples,
+    independent_loss,
+    refuse_reentrant,
+    scalar_loss,
+    training_step_of,
+)
+from bn_lightning.probes.trainable import trainable_parameters
 
-LossFn = Callable[[Any, Any], Any]
-"""``loss_fn(model, batch)`` returns the loss, a scalar tensor or a mapping that has it under "loss"."""
+__all__ = ["LossFn", "Objective", "Point", "batch_samples", "trainable_parameters"]
 
 Point = Mapping[str, Tensor]
 """Parameters by path; those that are missing keep the value the model holds."""
-
-_REMEDY = "Pass loss_fn=lambda module, batch: ... that returns the loss of a batch."
 
 
 class Objective:
     """The mean loss over samples of fixed batches, at any point in the space of the trainable parameters.
 
-    A point is evaluated through `torch.func.functional_call`: the model's own parameters are never written to. Each
-    evaluation starts from the buffers and the random state it is called with and leaves both untouched, so
-    dropout draws the same masks at every point, and norms in training mode use each batch's own statistics
-    without moving their running ones. Python attributes that the loss itself writes, and generators that a module
-    owns, are beyond reach.
+    At a point the model's own parameters stand on other memory for the time of one evaluation; theirs is never
+    written to. Each evaluation starts from the buffers and the random state that the first one met and leaves both
+    untouched, so dropout draws the same masks at every point, and norms in training mode use each batch's own
+    statistics without moving their running ones. Beyond reach are Python attributes that the loss itself writes,
+    generators that a module owns, and parameters that the loss itself writes in place, as of a momentum encoder
+    that ``training_step`` moves: pass a `loss_fn` that does not.
 
     The loss is Σ n_k L_k / Σ n_k over batches of n_k samples, n_k being the longest leading axis in the batch.
 
     Args:
-        model: Any module, in the modes it is to be measured in. A LightningModule needs no `loss_fn`: its
-            ``training_step(batch, 0)`` is run.
+        model: Any module, in the modes it is to be measured in; of one that is compiled or wrapped for data-parallel
+            training, the module within. A LightningModule needs no `loss_fn`: its ``training_step(batch, 0)`` is run.
         batches: A list of batches, on the model's device, with two samples or more in all. What BatchNorm sees at
-            once is one batch.
+            once is one batch. A loss may take a batch apart or write to it: the next evaluation meets it whole.
         loss_fn: See `LossFn`.
         parameters: fnmatch patterns on the parameters' paths: those to differentiate by. None takes all that
             require a gradient. Frozen ones are never taken.
+        min_samples: 1 for batches that training took, whatever they hold.
 
     Attributes:
+        model: The module that is run.
         parameters: The parameters at the model's present point, by path, each shared one once.
         samples: How many samples there are.
         evaluations: Passes over all batches so far; each is a forward and a backward.
 
     Raises:
         TypeError: If `batches` is one batch, or there is neither a `loss_fn` nor a ``training_step``.
-        ValueError: If there are fewer than two samples, no trainable parameter, or its
-            ``training_step`` optimizes manually or takes an iterator.
+        ValueError: If there are fewer than two samples, no trainable parameter, one whose shape is not known yet, or
+            a ``training_step`` that optimizes manually or takes an iterator.
         UnknownNameError: If a pattern matches no trainable parameter.
 
     Example:
@@ -70,29 +76,38 @@ class Objective:
         *,
         loss_fn: LossFn | None = None,
         parameters: str | Sequence[str] | None = None,
+        min_samples: int = 2,
     ) -> None:
         if not isinstance(batches, list):
             raise TypeError(
                 f"A probe set is a list of batches, got a {type(batches).__name__}; wrap a single batch as [batch]."
             )
-        # Hooks and parameters live on the module within; its compiled wrapper would be compiled for every point.
-        self.model: nn.Module = getattr(model, "_orig_mod", model)
-        self._loss_fn = _training_step_of(self.model) if loss_fn is None else loss_fn
+        self.model = _within(model)
+        self._loss_fn = training_step_of(self.model) if loss_fn is None else loss_fn
         self._weights = [batch_samples(batch) for batch in batches]
         self.batches = batches
         self.samples = sum(self._weights)
-        if self.samples < 2:
+        if self.samples < min_samples:
             raise ValueError(f"A probe set needs two samples or more, got {self.samples}.")
         self.parameters = trainable_parameters(self.model, parameters)
         self.evaluations = 0
-        self._called = _Called(self.model, self._loss_fn)
+        self._writes: bool | None = None
+        self._guard: Guard | None = None
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
-        """Protect modes, buffers, gradients and random state of everything evaluated inside."""
+        """Protect everything of the model while it is evaluated inside (see `guarded_model`); once for many points."""
         # Points are met once each; compiling for them would cost more than it saves, and drop the hooks of probes.
-        with sandbox(self.model), torch.enable_grad(), torch.compiler.set_stance("force_eager"):
-            yield
+        with (
+            guarded_model(self.model, self.parameters) as guard,
+            torch.enable_grad(),
+            torch.compiler.set_stance("force_eager"),
+        ):
+            self._guard, outer = guard, self._guard
+            try:
+                yield
+            finally:
+                self._guard = outer
 
     def __call__(
         self, point: Point | None = None, wrt: Sequence[str] | None = None
@@ -109,20 +124,29 @@ class Objective:
 
         Raises:
             TypeError: If the loss function returns no loss.
-            ValueError: If the loss is not one number, or depends on no trainable parameter.
+            ValueError: If the loss is not one number, depends on no trainable parameter, or hides some behind a
+                reentrant checkpoint.
         """
         self.evaluations += 1
         names = list(self.parameters) if wrt is None else list(wrt)
-        total = torch.zeros((), dtype=torch.float64)
+        total = 0.0
         gradient: dict[str, Tensor] = {}
-        with preserve_random_state(), torch.enable_grad():
+        with self._entered() as guard, torch.enable_grad():
             for share, loss, leaves in self.losses(point, names):
-                parts = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
-                total += share * loss.detach().cpu().double()
-                for name, part in zip(names, parts, strict=True):
+                # What a layer that is not reached depends on is found out by a gradient that needs all layers.
+                parts: Sequence[Tensor | None] = (None,) * len(leaves)
+                if loss.requires_grad:
+                    parts = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+                if any(part is None for part in parts):
+                    refuse_reentrant(loss, self.model)
+                    if wrt is None and all(part is None for part in parts):
+                        raise independent_loss(self.model)
+                total += share * float(loss.detach())
+                for name, part in zip(names, map(_dense, parts, leaves.values()), strict=True):
                     weighted = part if share == 1 else share * part
                     gradient[name] = gradient[name] + weighted if name in gradient else weighted
-        return total, gradient
+            guard.rewind()
+        return torch.tensor(total, dtype=torch.float64), gradient
 
     def loss(self, point: Point | None = None) -> float:
         """Loss at a point, by forwards alone.
@@ -137,141 +161,87 @@ class Objective:
             TypeError: If the loss function returns no loss.
             ValueError: If the loss is not one number.
         """
-        with preserve_random_state(), torch.no_grad():
-            return float(sum(share * float(loss) for share, loss, _ in self.losses(point, ())))
+        with self._entered() as guard, torch.no_grad():
+            total = sum(share * float(loss) for share, loss, _ in self.losses(point, ()))
+            guard.rewind()
+        return float(total)
 
-    def losses(self, point: Point | None, names: Sequence[str]) -> Iterator[tuple[float, Tensor, dict[str, Tensor]]]:
+    def losses(
+        self, point: Point | None, names: Sequence[str], *, keep_graphs: bool = False
+    ) -> Iterator[tuple[float, Tensor, dict[str, Tensor]]]:
         """Each batch's share of the samples, its loss with a graph, and the leaves it can be differentiated by.
 
-        For callers that differentiate in their own way, with gradients enabled and the random state preserved.
+        For callers that differentiate in their own way, inside `guarded`, with gradients enabled; `rewind` makes the
+        next evaluation meet the same random numbers.
 
         Args:
-            point: Where.
+            point: Where; the model stands there until the iteration is over.
             names: Paths of the leaves; none where only the loss is wanted.
+            keep_graphs: Whether the graph of one batch is needed after the next one has run.
 
         Yields:
             Share, loss and leaves, batch by batch, so that one graph at a time is in memory.
 
         Raises:
             TypeError: If the loss function returns no loss.
-            ValueError: If the loss is not one number, or depends on no trainable parameter.
+            ValueError: If the loss is not one number, or depends on no trainable parameter where all are leaves.
         """
-        values = {**self.parameters, **(point or {})}
-        wanted = set(names)
-        for weight, batch in zip(self._weights, self.batches, strict=True):
-            leaves = {name: value.detach().requires_grad_(name in wanted) for name, value in values.items()}
-            buffers = {name: buffer.detach().clone() for name, buffer in self.model.named_buffers()}
-            state = {f"model.{name}": value for name, value in {**leaves, **buffers}.items()}
-            loss = _checked(functional_call(self._called, state, (batch,)), self.model, with_graph=bool(names))
-            yield weight / self.samples, loss, {name: leaves[name] for name in names}
+        leaves = {name: self.parameters[name] for name in names}
+        with self._entered() as guard, guard.at(point or {}, names or None):
+            for weight, batch in zip(self._weights, self.batches, strict=True):
+                guard.begin(keep_graphs=keep_graphs)
+                handed = copied_batch(batch, tensors=self._writes is not False)
+                watch = WriteWatch(handed)
+                returned = self._loss_fn(self.model, handed)
+                # The first batch tells whether copies are needed at all.
+                self._writes = watch.saw_writes if self._writes is None else self._writes
+                whole = bool(names) and len(names) == len(self.parameters)
+                loss = scalar_loss(returned, self.model, with_graph=whole)
+                yield weight / self.samples, loss, leaves
+
+    @contextmanager
+    def standing_at(self, point: Point) -> Iterator[None]:
+        """Leave the model at a point for several evaluations; only inside `guarded`.
+
+        What is written to the point's memory meanwhile moves the model.
+
+        Args:
+            point: Where.
+
+        Yields:
+            Nothing.
+
+        Raises:
+            RuntimeError: Outside `guarded`.
+            ValueError: If a value has another shape than its parameter.
+        """
+        if self._guard is None:
+            raise RuntimeError("A model stands at a point inside guarded() only, which brings it back.")
+        with self._guard.at(point):
+            yield
+
+    def rewind(self) -> None:
+        """Set global random states back to where `guarded` began; only inside it."""
+        if self._guard is not None:
+            self._guard.rewind()
 
     def snapshot(self) -> dict[str, Tensor]:
         """A copy of `parameters`, to compare with after a step."""
         return {name: value.detach().clone() for name, value in self.parameters.items()}
 
-
-def batch_samples(batch: Any) -> int:
-    """The longest leading axis of the tensors in a batch.
-
-    Args:
-        batch: Any nest of tensors.
-
-    Returns:
-        The number of samples; 1 for a batch without a tensor that has axes.
-
-    Example:
-        >>> batch_samples((torch.zeros(8, 3), {"label": torch.zeros(8)}))
-        8
-    """
-    leaves = [leaf for leaf in tree_leaves(batch) if isinstance(leaf, Tensor) and leaf.dim()]
-    return max((len(leaf) for leaf in leaves), default=1)
+    def _entered(self) -> AbstractContextManager[Guard]:
+        return guarded_model(self.model, self.parameters) if self._guard is None else nullcontext(self._guard)
 
 
-class _Called(nn.Module):
-    """Lets functional_call swap the parameters of a model while any function of it runs."""
-
-    def __init__(self, model: nn.Module, loss_fn: LossFn) -> None:
-        super().__init__()
-        # Construction of a child must not touch its training flag, so nothing else is set here.
-        self.model = model
-        self._loss_fn = loss_fn
-
-    def forward(self, batch: Any) -> Any:
-        return self._loss_fn(self.model, batch)
+def _dense(gradient: Tensor | None, leaf: Tensor) -> Tensor:
+    if gradient is None:
+        return torch.zeros_like(leaf, requires_grad=False)
+    return gradient if gradient.layout == torch.strided else gradient.to_dense()
 
 
-def _training_step_of(model: nn.Module) -> LossFn:
-    step: Any = getattr(model, "training_step", None)
-    if not callable(step):
-        raise TypeError(f"{type(model).__name__} has no training_step to take the loss from. {_REMEDY}")
-    if not getattr(model, "automatic_optimization", True):
-        raise ValueError(
-            f"training_step of {type(model).__name__} optimizes manually, so running it would step the optimizers. "
-            f"{_REMEDY}"
-        )
-    arguments = inspect.signature(step).parameters.values()
-    if "dataloader_iter" in (argument.name for argument in arguments):
-        raise ValueError(
-            f"training_step of {type(model).__name__} takes a dataloader_iter instead of a batch. {_REMEDY}"
-        )
-    if len(arguments) > 1 or any(argument.kind is argument.VAR_POSITIONAL for argument in arguments):
-        return lambda module, batch: module.training_step(batch, 0)
-    return lambda module, batch: module.training_step(batch)
-
-
-def trainable_parameters(model: nn.Module, patterns: str | Sequence[str] | None = None) -> dict[str, Tensor]:
-    """The parameters that require a gradient, by path, each shared one once.
-
-    Args:
-        model: Any module.
-        patterns: fnmatch patterns on the paths; None takes all.
-
-    Returns:
-        The parameters, in the order of registration.
-
-    Raises:
-        ValueError: If there is none.
-        UnknownNameError: If a pattern matches none.
-
-    Example:
-        >>> list(trainable_parameters(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1)), "*.bias"))
-        ['0.bias', '1.bias']
-    """
-    trainable: dict[str, Tensor] = {name: part for name, part in model.named_parameters() if part.requires_grad}
-    if not trainable:
-        raise ValueError(
-            f"{type(model).__name__} has no parameter that requires a gradient, so there is nothing to step along."
-        )
-    if patterns is None:
-        return trainable
-    chosen: set[str] = set()
-    for pattern in [patterns] if isinstance(patterns, str) else patterns:
-        matched = fnmatch.filter(trainable, pattern)
-        if not matched:
-            raise UnknownNameError(
-                f"No trainable parameter matches {pattern!r}; there are, for instance: "
-                f"{', '.join(list(trainable)[:10])}."
-            )
-        chosen.update(matched)
-    return {name: part for name, part in trainable.items() if name in chosen}
-
-
-def _checked(returned: Any, model: nn.Module, *, with_graph: bool) -> Tensor:
-    loss = returned.get("loss") if isinstance(returned, Mapping) else returned
-    if not isinstance(loss, Tensor):
-        found = (
-            f"a mapping without a tensor 'loss' (keys {list(returned)})"
-            if isinstance(returned, Mapping)
-            else (f"a {type(returned).__name__}")
-        )
-        raise TypeError(f"The loss of {type(model).__name__} came back as {found}. {_REMEDY}")
-    if loss.numel() != 1:
-        raise ValueError(
-            f"The loss of {type(model).__name__} has shape {tuple(loss.shape)}; it must be one number. {_REMEDY}"
-        )
-    if with_graph and not loss.requires_grad:
-        raise ValueError(
-            f"The loss of {type(model).__name__} depends on none of the parameters it is differentiated by: they are "
-            "not used, or the loss is detached. Choose others with parameters=, or return the loss with its graph."
-        )
-    return loss.reshape(())
+def _within(model: nn.Module) -> nn.Module:
+    # Compiled wrappers would be compiled for every point; data-parallel ones wait for backward passes of all ranks.
+    inner: Any = model
+    while isinstance(inner, DistributedDataParallel | DataParallel) or hasattr(inner, "_orig_mod"):
+        inner = inner._orig_mod if hasattr(inner, "_orig_mod") else inner.module
+    return inner

@@ -18,8 +18,13 @@ from torch.utils.hooks import RemovableHandle
 from bn_lightning.errors import UnknownNameError
 from bn_lightning.probes.sites import matching_layers
 from bn_lightning.surgery.sandbox import sandbox
+from bn_lightning.surgery.tracing.graph import Trace
+from bn_lightning.surgery.tracing.trace import trace_calls
 
 Selector = str | type[nn.Module]
+AFFINE = "affine"
+ACTIVATION = "activation"
+"""Words that stand for modules by what they compute, beside patterns and types."""
 
 _LAST = (nn.Linear, nn.Bilinear, nn.Embedding, nn.EmbeddingBag, nn.LayerNorm, nn.RNNBase, nn.MultiheadAttention)
 _SPATIAL = tuple(
@@ -51,22 +56,31 @@ class Output:
         return self.path if not self.call_index else f"{self.path}-{self.call_index + 1}"
 
 
-def find_outputs(model: nn.Module, layers: Selector | Sequence[Selector], run: Callable[[], Any]) -> tuple[Output, ...]:
+def find_outputs(
+    model: nn.Module, layers: Selector | Sequence[Selector], run: Callable[[], Any], *, missing_ok: bool = False
+) -> tuple[Output, ...]:
     """The outputs of the chosen modules that one run of the model meets, in the order of the forward.
 
     The run leaves no trace on the model. Of a tuple, list or dict the first floating-point tensor of two
-    axes or more counts; a module that returns none, or did not run, has no output.
+    axes or more counts; a module that returns none, or did not run, has no output. Modules that the model builds
+    in its first forward are found in a second one.
 
     Args:
         model: The model.
-        layers: fnmatch patterns on the modules' paths and module types; one, or several.
-        run: Runs the model once.
+        layers: fnmatch patterns on the modules' paths, module types, and two words: "affine" stands for every module
+            that multiplies by its own weights (linear and convolution layers, attention, a module of the user's that
+            does so in its forward), "activation" for every module that is a nonlinearity (torch's own, and leaves
+            without parameters that compute one). One, or several. A module that is itself called by such a word is
+            chosen by a pattern that is none, such as "[a]ffine".
+        run: Runs the model once; twice where a word stands among `layers`.
+        missing_ok: Whether what selects nothing is passed over.
 
     Returns:
         The outputs.
 
     Raises:
-        UnknownNameError: If a pattern or type selects no module that ran and returned such a tensor.
+        UnknownNameError: If a pattern, type or word selects no module that ran and returned such a tensor.
+        ValueError: If a word stands among `layers` and the model cannot be traced (lazy or scripted layers).
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32, 2))
@@ -75,7 +89,28 @@ def find_outputs(model: nn.Module, layers: Selector | Sequence[Selector], run: C
         ...     print(output.label, output.channels, output.channel_dim)
         1 8 -3
         3 2 -1
+        >>> [output.label for output in find_outputs(model, "affine", lambda: model(x))]
+        ['0', '3']
     """
+    selectors = [layers] if isinstance(layers, str | type) else list(layers)
+    before = set(model.modules())
+    met = _met(model, run)
+    if set(model.modules()) != before:
+        met = _met(model, run)
+    trace = trace_calls(model, run) if {AFFINE, ACTIVATION} & set(selectors) else None
+    chosen = _selected(model, selectors, [path for path, _, _ in met], trace, missing_ok)
+    calls: dict[str, int] = {}
+    outputs = []
+    for path, channels, axis in met:
+        if path in chosen:
+            index = calls[path] = calls.get(path, -1) + 1
+            once = sum(other == path for other, _, _ in met) == 1
+            outputs.append(Output(path, None if once else index, channels, axis))
+    return tuple(outputs)
+
+
+def _met(model: nn.Module, run: Callable[[], Any]) -> list[tuple[str, int, int]]:
+    """Path, channels and channel axis of each tensor that a module returned, in the order of the forward."""
     met: list[tuple[str, int, int]] = []
     axes: dict[tuple[int, ...], int] = {}
     paths = {module: path for path, module in model.named_modules() if path}
@@ -94,15 +129,7 @@ def find_outputs(model: nn.Module, layers: Selector | Sequence[Selector], run: C
     finally:
         for handle in handles:
             handle.remove()
-    chosen = _selected(model, [layers] if isinstance(layers, str | type) else layers, [path for path, _, _ in met])
-    calls: dict[str, int] = {}
-    outputs = []
-    for path, channels, axis in met:
-        if path in chosen:
-            index = calls[path] = calls.get(path, -1) + 1
-            once = sum(other == path for other, _, _ in met) == 1
-            outputs.append(Output(path, None if once else index, channels, axis))
-    return tuple(outputs)
+    return met
 
 
 class OutputTaps:
@@ -176,17 +203,43 @@ def _channel_dim(module: nn.Module, output: Tensor, met: Mapping[tuple[int, ...]
     return first if isinstance(module, _SPATIAL) else met.get(tuple(output.shape), first if output.dim() > 3 else -1)
 
 
-def _selected(model: nn.Module, selectors: Sequence[Selector], ran: Sequence[str]) -> set[str]:
+def _selected(
+    model: nn.Module, selectors: Sequence[Selector], ran: Sequence[str], trace: Trace | None, missing_ok: bool
+) -> set[str]:
     chosen: set[str] = set()
     for selector in selectors:
-        if isinstance(selector, str):
-            chosen |= matching_layers(selector, ran)
-            continue
-        found = {path for path in ran if isinstance(model.get_submodule(path), selector)}
-        if not found:
-            kinds = sorted({type(model.get_submodule(path)).__name__ for path in ran})
-            raise UnknownNameError(
-                f"No module that ran and returned a tensor is a {selector.__name__}; there are {', '.join(kinds)}."
-            )
-        chosen |= found
+        try:
+            if isinstance(selector, type):
+                chosen |= _of_type(model, selector, ran)
+            elif trace is not None and selector in (AFFINE, ACTIVATION):
+                chosen |= _of_role(trace, selector, ran)
+            else:
+                chosen |= matching_layers(selector, ran)
+        except UnknownNameError:
+            if not missing_ok:
+                raise
     return chosen
+
+
+def _of_type(model: nn.Module, kind: type[nn.Module], ran: Sequence[str]) -> set[str]:
+    found = {path for path in ran if isinstance(model.get_submodule(path), kind)}
+    if not found:
+        kinds = sorted({type(model.get_submodule(path)).__name__ for path in ran})
+        raise UnknownNameError(
+            f"No module that ran and returned a tensor is a {kind.__name__}; there are {', '.join(kinds)}."
+        )
+    return found
+
+
+def _of_role(trace: Trace, word: str, ran: Sequence[str]) -> set[str]:
+    if word == AFFINE:
+        layers = {node.layer for node in trace.nodes if node.role == "affine"}
+        # A weight that is used as it is, under a name of its own, goes by that name; its module holds it.
+        paths = layers | {layer.rpartition(".")[0] for layer in layers - set(ran)}
+    else:
+        paths = {node.call.activation or "" for node in trace.nodes if node.role == "nonlinearity" and node.call}
+    found = paths & set(ran)
+    if not found:
+        calls = "multiplies by weights of its own" if word == AFFINE else "is a nonlinearity; functions have no module"
+        raise UnknownNameError(f"layers={word!r} stands for no module here: none that ran {calls}.")
+    return found

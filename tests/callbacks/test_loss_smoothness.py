@@ -6,13 +6,12 @@ import pandas as pd
 import pytest
 import pytorch_lightning as pl
 import torch
-from monitored import quiet_trainer
+from probed import SmoothNet as Net
+from probed import data, plain_loss, values
+from probed import fit as fit_module
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, TensorDataset
-from torchmetrics.classification import MulticlassAccuracy
 
 from bn_lightning.callbacks.loss_smoothness import LossSmoothnessMonitor
 from bn_lightning.errors import StatisticsWarning, UnknownNameError
@@ -22,33 +21,6 @@ NAMES = [
     "smoothness_loss", "smoothness_gradient_norm", "loss_range_min", "loss_range_max", "gradient_predictiveness_min",
     "gradient_predictiveness_max", "effective_beta", "effective_beta_normalised",
 ]  # fmt: skip
-
-
-class Net(pl.LightningModule):
-    """Norms, dropout, a metric and logging: everything a careless probe disturbs."""
-
-    def __init__(self, dropout=0.3, lr=0.5, scale=1.0):
-        super().__init__()
-        self.net = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Dropout(dropout), nn.Linear(8, 3))
-        self.lr, self.scale, self.accuracy = lr, scale, MulticlassAccuracy(3)
-        self.logged, self.weights = [], {}
-
-    def training_step(self, batch, batch_idx):
-        scores = self.net(batch[0])
-        loss = self.scale * F.cross_entropy(scores, batch[1])
-        self.accuracy(scores, batch[1])
-        self.log("accuracy", self.accuracy, on_epoch=True)
-        self.log("loss", loss, on_step=True, on_epoch=True)
-        return loss
-
-    def on_train_batch_start(self, batch, batch_idx):
-        self.weights.setdefault(self.global_step, {name: part.clone() for name, part in self.net.state_dict().items()})
-
-    def on_train_epoch_end(self):
-        self.logged.append({name: value.item() for name, value in self.trainer.callback_metrics.items()})
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=self.lr, momentum=0.9)
 
 
 class Halving(Net):
@@ -95,41 +67,8 @@ def loss_of(module, batch):
     return F.cross_entropy(module.net(batch[0]), batch[1])
 
 
-def plain_loss(model, batch):
-    return F.cross_entropy(model(batch[0]), batch[1])
-
-
-def data(samples=60, batch_size=10, **options):
-    generator = torch.Generator().manual_seed(7)
-    x = torch.randn(samples, 6, generator=generator)
-    return DataLoader(TensorDataset(x, x[:, :3].argmax(1)), batch_size=batch_size, **options)
-
-
-def fit(tmp_path, *callbacks, module=None, loader=None, **options):
-    torch.manual_seed(3)
-    module = module or Net()
-    trainer = quiet_trainer(tmp_path, callbacks=list(callbacks), **{"max_steps": 9, **options})
-    trainer.fit(module, loader or data(shuffle=True))
-    return module
-
-
-def values(monitor, step):
-    rows = monitor.table().loc[lambda table: table["step"] == step]
-    return dict(zip(rows["quantity"], rows["value"], strict=True))
-
-
-def test_training_is_the_same_to_the_bit_with_the_monitor(tmp_path):
-    ended = []
-    for callbacks in ([], [LossSmoothnessMonitor(every_n_steps=2)]):
-        module = fit(tmp_path, *callbacks)
-        ended.append((module.state_dict(), module.logged, torch.rand(3)))
-    for name, value in ended[0][0].items():
-        assert torch.equal(value, ended[1][0][name]), name
-    assert ended[0][1] == ended[1][1]
-    assert len(ended[0][1]) == 2
-    assert torch.equal(ended[0][2], ended[1][2])
-    assert list(values(callbacks[0], 8)) == NAMES
-    assert set(callbacks[0].table()["step"]) == {0, 2, 4, 6, 8}
+def fit(tmp_path, *callbacks, module=Net, **options):
+    return fit_module(tmp_path, module, *callbacks, **options)[0]
 
 
 def test_rows_are_what_the_probe_gives_in_a_plain_loop(tmp_path):
@@ -219,22 +158,7 @@ def test_a_diverged_run_goes_on_as_nan(tmp_path):
     assert list(values(monitor, 8)) == NAMES
 
 
-class Interrupt(pl.Callback):
-    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        if trainer.global_step == 5:
-            raise OSError("the disk is on fire")
-
-
-def test_what_was_measured_survives_an_exception(tmp_path):
-    logger = pl.loggers.CSVLogger(tmp_path, name="", version="run")
-    with pytest.raises(OSError, match="on fire"):
-        fit(tmp_path, LossSmoothnessMonitor(every_n_steps=2), Interrupt(), logger=logger)
-    assert set(pd.read_csv(tmp_path / "run" / "loss_smoothness.csv")["step"]) == {0, 2, 4}
-
-
 def test_bad_arguments_are_refused():
-    with pytest.raises(ValueError, match="needs two samples or more, got probe_size=1"):
-        LossSmoothnessMonitor(probe_size=1)
     with pytest.raises(ValueError, match="Step sizes must be positive and finite"):
         LossSmoothnessMonitor(multiples=(0, 1))
     with pytest.raises(ValueError, match="A direction is 'descent' or 'ascent', not 'up'"):

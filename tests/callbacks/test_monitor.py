@@ -2,6 +2,7 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,7 @@ from torch._dynamo.utils import counters
 from torch.utils.checkpoint import checkpoint
 from torchmetrics.classification import MulticlassAccuracy
 
-from bn_lightning.callbacks._activation_run import ActivationRun
+from bn_lightning.callbacks._activation_monitor.run import ActivationRun
 from bn_lightning.callbacks.insertion import BatchNormInsertion
 from bn_lightning.callbacks.monitor import ActivationMonitor
 from bn_lightning.errors import NoEffectWarning, StatisticsWarning, UnknownNameError
@@ -74,6 +75,48 @@ def test_micro_batches_of_an_accumulated_gradient_are_one_step(tmp_path):
     assert [step for step, _ in module.inputs] == [0, 0, 0, 0, 1, 1]
     for step in (0, 1):  # the second step has an uneven micro-batch of 6
         assert values(monitor.table(), step) == approximately(expected(module.first_preactivations(step)))
+
+
+def test_the_first_step_of_every_so_many_epochs_is_recorded(tmp_path):
+    monitor = ActivationMonitor(every_n_steps=0, every_n_epochs=2, steps=(7,))
+    fit(tmp_path, monitor, max_epochs=5, max_steps=-1)  # 6 steps an epoch
+    assert sorted(set(monitor.table()["step"])) == [0, 7, 12, 24]
+
+
+def test_epochs_are_counted_where_gradients_are_accumulated_and_a_run_resumed(tmp_path):
+    first, second = (ActivationMonitor(every_n_steps=0, every_n_epochs=1) for _ in range(2))
+    _, trainer = fit(tmp_path, first, max_epochs=2, max_steps=-1, accumulate_grad_batches=4)
+    assert sorted(set(first.table()["step"])) == [0, 2]
+    trainer.save_checkpoint(tmp_path / "last.ckpt", weights_only=False)
+    trainer = quiet_trainer(tmp_path, callbacks=[second], max_epochs=4, accumulate_grad_batches=4)
+    trainer.fit(SmallNet(), small_data(), ckpt_path=tmp_path / "last.ckpt")
+    assert sorted(set(second.table()["step"])) == [4, 6]
+
+
+@pytest.mark.parametrize(("options", "last"), [({"max_epochs": 3}, 18), ({"max_steps": 15, "max_epochs": 3}, 12)])
+def test_single_units_are_probed_at_the_end_of_a_whole_epoch(tmp_path, options, last):
+    monitor = ActivationMonitor(every_n_steps=0, every_n_epochs=1, units="typical", probe=torch.randn(20, 6))
+    fit(tmp_path, monitor, **{"max_steps": -1, **options})
+    table = monitor.table()
+    probed = table[table["quantity"].str.contains("unit")]["step"]
+    assert probed.max() == last
+
+
+def test_an_epoch_whose_first_batch_goes_on_with_a_step_begins_with_the_next(tmp_path):
+    class Manual(SmallNet):
+        def __init__(self):
+            super().__init__()
+            self.automatic_optimization = False
+
+        def training_step(self, batch, batch_idx):
+            self.manual_backward(super().training_step(batch, batch_idx))
+            if len(self.inputs) % 4 == 0:  # an epoch has six batches
+                self.optimizers().step()
+                self.optimizers().zero_grad()
+
+    monitor = ActivationMonitor(every_n_steps=0, every_n_epochs=1)
+    fit(tmp_path, monitor, Manual(), max_epochs=3, max_steps=-1)
+    assert sorted(set(monitor.table()["step"])) == [0, 2, 3]
 
 
 def test_a_sampled_layer_is_within_its_error(tmp_path):
@@ -457,8 +500,15 @@ def test_names_and_units_that_do_not_exist_are_refused(tmp_path, options, error,
     [
         ({"every_n_steps": 0}, "never acts"),
         ({"dense_until": -1}, "may be negative"),
+        ({"every_n_epochs": -1}, "may be negative"),
         ({"percentiles": ()}, "between 0 and 100"),
         ({"percentiles": (150,)}, "between 0 and 100"),
+        ({"percentiles": (0, 50)}, "extremes, which a sample cannot say: mode='exact' gives them as min and max"),
+        ({"percentiles": (50, 100)}, "extremes"),
+        ({"record": "gradients"}, "leaves nothing to record"),
+        ({"record": "activation"}, "Did you mean 'activations'"),
+        ({"record": "activations", "units": "typical"}, "follows pre-activations, which record='activations' leaves"),
+        ({"table_format": "xls"}, "no table_format 'xls'"),
         ({"probe_size": 1}, "two samples or more"),
         ({"max_elements": 0}, "max_elements must be at least 1"),
         ({"name": "a/b"}, "letters, digits, _ and -, not 'a/b'"),
@@ -468,6 +518,86 @@ def test_names_and_units_that_do_not_exist_are_refused(tmp_path, options, error,
 def test_impossible_arguments_are_refused_at_once(options, message):
     with pytest.raises(ValueError, match=message):
         ActivationMonitor(**options)
+
+
+def test_units_of_outputs_alone_are_refused(tmp_path):
+    module = SmallNet()
+    module.net = nn.Linear(6, 3)
+    with pytest.raises(UnknownNameError, match=r"none was found in SmallNet\.forward whose pre-activation"):
+        fit(tmp_path, ActivationMonitor(layers="net", units="typical"), module)
+
+
+def test_activations_and_gradients_are_recorded_on_demand(tmp_path):
+    class Kept(SmallNet):
+        gradients: ClassVar = {}
+
+        def forward(self, x):
+            hidden = self.net[0](x)
+            step = self.trainer.global_step
+            if hidden.requires_grad:
+                hidden.register_hook(lambda gradient: self.gradients.update({step: gradient.clone()}))
+            return self.net[1:](hidden)
+
+    monitor = ActivationMonitor(every_n_steps=2, record=("gradients", "activations", "preactivations"), layers="net.5")
+    module, _ = fit(tmp_path, monitor, Kept(dropout=0), max_steps=3)
+    table = monitor.table()
+    truth = module.first_preactivations(2)
+    found = values(table, 2, prefix="")
+    assert found["preactivation_mean"] == approximately(truth.mean().item())
+    assert found["activation_mean"] == approximately(truth.sigmoid().mean().item())
+    gradient = module.gradients[2].double()
+    assert found["preactivation_gradient_norm"] == approximately(gradient.norm().item())
+    assert found["preactivation_gradient_mean"] == approximately(gradient.mean().item())
+    assert "activation_gradient_norm" in found
+    assert "output_gradient_norm" in values(table, 2, "net.5", prefix="")
+
+
+def test_a_nonlinearity_that_hides_what_it_returns_is_named(tmp_path):
+    class Spelled(SmallNet):
+        def forward(self, x):
+            hidden = self.net[0](x)
+            return self.net[3:](torch.where(hidden > 0, hidden, 0.0))
+
+    monitor = ActivationMonitor(every_n_steps=2, record=("preactivations", "activations"))
+    with pytest.warns(NoEffectWarning, match=r"cannot see what the nonlinearities behind net\.0 return") as told:
+        fit(tmp_path, monitor, Spelled(), max_steps=3)
+    assert not [one for one in told if one.category is StatisticsWarning]
+    finite = monitor.table().dropna()
+    assert "activation_mean" in set(finite[finite["layer"] == "net.3"]["quantity"])
+    assert "activation_mean" not in set(finite[finite["layer"] == "net.0"]["quantity"])
+
+
+def test_what_is_not_asked_for_is_not_recorded(tmp_path):
+    monitor = ActivationMonitor(every_n_steps=2, record="activations")
+    fit(tmp_path, monitor, max_steps=3)
+    assert set(monitor.table()["quantity"].str.partition("_")[0]) == {"activation"}
+    monitor = ActivationMonitor(every_n_steps=2, record="gradients", layers="net.3")
+    fit(tmp_path, monitor, max_steps=3)
+    assert set(monitor.table()["layer"]) == {"net.3"}
+    assert {"output_mean", "output_gradient_norm"} < set(monitor.table()["quantity"])
+
+
+def test_keys_of_older_checkpoints_are_kept_and_new_settings_have_their_own():
+    key = ActivationMonitor(every_n_steps=5, include="net.*").state_key
+    schedule = "Schedule(every_n_steps=5, dense_until=0, steps=())"
+    assert key == f"ActivationMonitor({schedule}, (15, 50, 85), {{}}, 'net.*', None, 1024)"
+    options = [
+        {},
+        {"every_n_epochs": 1},
+        {"record": "activations"},
+        {"mode": "exact"},
+        {"layers": "net"},
+        {"name": "a"},
+    ]
+    assert len({ActivationMonitor(every_n_steps=5, **more).state_key for more in options}) == len(options)
+    assert ActivationMonitor(console=True, figures=False).state_key == ActivationMonitor().state_key
+
+
+@pytest.mark.parametrize("options", [{"fast_dev_run": 3}, {"limit_train_batches": 0.5, "max_epochs": 2}])
+def test_short_runs_are_recorded(tmp_path, options):
+    monitor = ActivationMonitor(every_n_steps=0, every_n_epochs=1, console=True)
+    fit(tmp_path, monitor, **{"max_steps": -1, **options})
+    assert sorted(set(monitor.table()["step"])) == ([0] if "fast_dev_run" in options else [0, 3])
 
 
 def test_manual_optimization_is_not_run_as_a_probe(tmp_path):

@@ -1,3 +1,4 @@
+import math
 import re
 
 import lightning.pytorch
@@ -12,8 +13,14 @@ from tensorboard_server import tensorboard
 
 from bn_lightning.callbacks._tensorboard import is_tensorboard, layer_tags, log_folders
 from bn_lightning.callbacks.monitor import ActivationMonitor
+from bn_lightning.errors import NoEffectWarning
 
 LAYERS = ("00.net.0", "01.net.3")
+IMAGES = {
+    *(f"preactivation_heatmap/{name}" for name in ("std", "mean", "saturated", "dead", "skewness", "kurtosis")),
+    *("preactivation_depth/std", "preactivation_percentiles/00", "preactivation_ridges/00"),
+    "preactivation_unit2/01.net.3",
+}
 QUANTITIES = ("mean", "var", "p15", "p50", "p85", "saturated", "dead")
 
 
@@ -70,9 +77,8 @@ def test_the_typical_unit_has_one_tag_in_every_run_and_its_number_in_the_table(t
 def test_figures_are_sharp_images(run):
     folder, _ = run
     events = EventAccumulator(str(folder / "tensorboard/one")).Reload()
-    tags = ["preactivation_percentiles/00", "preactivation_std", "preactivation_unit2/01.net.3"]
-    assert sorted(events.Tags()["images"]) == tags
-    for tag in tags:
+    assert set(events.Tags()["images"]) == IMAGES
+    for tag in IMAGES:
         (image,) = events.Images(tag)
         assert image.step == 12
         assert image.width >= 600
@@ -116,7 +122,8 @@ def test_a_server_answers_with_the_scalars(run, server):
 
 def test_a_server_answers_with_one_margin_chart_a_layer(server):
     layout = server("plugin/custom_scalars/layout")
-    layers, units = layout["category"]
+    network, layers, units = layout["category"]
+    assert network["title"] == "pre-activations, the whole network"
     # The page shows margin charts in reverse order, so the first layer comes last.
     assert [chart["title"] for chart in layers["chart"]] == list(reversed(LAYERS))
     assert [chart["title"] for chart in units["chart"]] == ["01.net.3 unit 2"]
@@ -129,21 +136,22 @@ def test_a_server_answers_with_one_margin_chart_a_layer(server):
 
 def test_a_server_answers_with_the_figures(server):
     tags = server("plugin/images/tags")["one"]
-    assert set(tags) == {"preactivation_percentiles/00", "preactivation_std", "preactivation_unit2/01.net.3"}
+    assert set(tags) == IMAGES
 
 
 @pytest.mark.parametrize(("percentiles", "expected"), [((50,), None), ((5, 25, 75, 95), ["p75", "p5", "p95"])])
 def test_margin_charts_take_the_middle_and_the_outer_percentiles(tmp_path, percentiles, expected):
     logger = pl.loggers.TensorBoardLogger(tmp_path, name="", version="run")
-    monitor = ActivationMonitor(percentiles=percentiles)
+    monitor = ActivationMonitor(percentiles=percentiles, figures=False)
     quiet_trainer(tmp_path, callbacks=[monitor], logger=logger, max_steps=1).fit(SmallNet(), small_data())
     events = EventAccumulator(logger.log_dir).Reload()
-    if expected is None:
-        assert "custom_scalars__config__" not in events.Tags()["tensors"]
-        return
     (config,) = events.Tensors("custom_scalars__config__")
     layout = layout_pb2.Layout.FromString(config.tensor_proto.string_val[0])
-    series = layout.category[0].chart[0].margin.series[0]
+    charts = {category.title: category.chart for category in layout.category}
+    if expected is None:
+        assert list(charts) == ["pre-activations, the whole network"]
+        return
+    series = charts["pre-activation percentiles"][0].margin.series[0]
     names = [tag.split("/")[0].removeprefix("preactivation_") for tag in (series.value, series.lower, series.upper)]
     assert names == expected
 
@@ -169,14 +177,108 @@ def test_two_monitors_share_one_layout(tmp_path):
         for chart in category.chart:
             (series,) = chart.margin.series
             assert {series.value, series.lower, series.upper} <= scalars
-    assert {"preactivation_std", "2.preactivation_std"} <= set(events.Tags()["images"])
+    assert {"preactivation_heatmap/std", "2.preactivation_heatmap/std"} <= set(events.Tags()["images"])
+    assert {"preactivation/00.net.0", "output/00.net.5", "2.preactivation/00.net.3"} <= set(events.Tags()["histograms"])
 
 
-def test_figures_can_be_left_out(tmp_path):
+def test_figures_and_histograms_can_be_left_out(tmp_path):
     logger = pl.loggers.TensorBoardLogger(tmp_path, name="", version="run")
-    monitor = ActivationMonitor(figures=False)
+    monitor = ActivationMonitor(figures=False, histograms=False)
     quiet_trainer(tmp_path, callbacks=[monitor], logger=logger, max_steps=1).fit(SmallNet(), small_data())
-    assert EventAccumulator(logger.log_dir).Reload().Tags()["images"] == []
+    tags = EventAccumulator(logger.log_dir).Reload().Tags()
+    assert tags["images"] == tags["histograms"] == []
+
+
+def test_a_histogram_says_what_the_table_says(run):
+    folder, table = run
+    events = EventAccumulator(str(folder / "tensorboard/one"), size_guidance={"histograms": 0}).Reload()
+    for layer, tag, channels in (("net.0", LAYERS[0], 8), ("net.3", LAYERS[1], 5)):
+        found = events.Histograms(f"preactivation/{tag}")
+        assert [event.step for event in found] == [0, 5, 10]
+        rows = table[table["layer"] == layer].pivot_table(index="step", columns="quantity", values="value")
+        for event in found:
+            histogram, row = event.histogram_value, rows.loc[event.step]
+            assert histogram.num == 10 * channels == pytest.approx(sum(histogram.bucket))
+            mean = histogram.sum / histogram.num
+            assert mean == pytest.approx(row["preactivation_mean"])
+            assert histogram.sum_squares / histogram.num - mean**2 == pytest.approx(row["preactivation_var"])
+            ends = histogram.min, histogram.max
+            assert ends == pytest.approx((row["preactivation_min"], row["preactivation_max"]))
+
+
+def test_a_server_answers_with_distributions_of_numbers(server):
+    for tag in LAYERS:
+        for _, step, points in server("plugin/distributions/distributions", run="one", tag=f"preactivation/{tag}"):
+            values = [value for _, value in points]
+            assert values == sorted(values), step
+            assert all(map(math.isfinite, values))
+
+
+class Nameless(pl.loggers.logger.Logger):
+    name, version = "nameless", "0"
+
+    def log_hyperparams(self, *args, **kwargs):
+        pass
+
+    def log_metrics(self, metrics, step=None):
+        raise ConnectionError("the tracking server is gone")
+
+
+class Inexperienced(pl.loggers.TensorBoardLogger):
+    experiment = None
+
+    def log_hyperparams(self, *args, **kwargs):
+        pass
+
+    def log_metrics(self, metrics, step=None):
+        pass
+
+    def save(self):
+        pass
+
+    def finalize(self, status):
+        pass
+
+
+class OnAnotherRank(Inexperienced):
+    @property
+    def experiment(self):
+        return pl.loggers.logger.DummyExperiment()
+
+
+def test_a_logger_that_fails_or_has_no_experiment_is_left_out_with_one_warning(tmp_path):
+    good = pl.loggers.CSVLogger(tmp_path / "csv", name="", version="run")
+    idle = [OnAnotherRank(tmp_path / "rank"), pl.loggers.logger.DummyLogger()]
+    bad = [Nameless(), Inexperienced(tmp_path / "tb"), *idle]
+    module, monitor = SmallNet(), ActivationMonitor(every_n_steps=1)
+    module.log = lambda *args: None
+    trainer = quiet_trainer(tmp_path, callbacks=[monitor], logger=[*bad, good], max_steps=3)
+    with pytest.warns(NoEffectWarning) as warned:
+        trainer.fit(module, small_data())
+    told = [str(one.message) for one in warned if issubclass(one.category, NoEffectWarning)]
+    assert [text.split(" takes none")[0] for text in told] == ["Nameless", "Inexperienced"]
+    assert "ConnectionError: the tracking server is gone" in told[0]
+    assert "its experiment is None" in told[1]
+    assert monitor.table()["step"].unique().tolist() == [0, 1, 2]
+    assert pd.read_csv(tmp_path / "csv/run/metrics.csv")["preactivation_mean/00.net.0"].count() == 3
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_and_after_and_nothing_else_is_lost(tmp_path):
+    (tmp_path / "taken").write_text("a file where the folder should be")
+
+    class Elsewhere(pl.loggers.logger.DummyLogger):
+        log_dir = str(tmp_path / "taken" / "run")
+
+    good = pl.loggers.CSVLogger(tmp_path / "csv", name="", version="run")
+    monitor = ActivationMonitor(every_n_steps=1)
+    trainer = quiet_trainer(tmp_path, callbacks=[monitor], logger=[Elsewhere(), good], max_steps=2)
+    with pytest.warns(UserWarning, match="cannot write activations.csv") as warned:
+        trainer.fit(SmallNet(), small_data())
+    told = [str(one.message) for one in warned if "cannot write" in str(one.message)]
+    assert "taken is not a folder" in told[0]
+    assert len(told) == 2
+    written = pd.read_csv(tmp_path / "csv/run/activations.csv")
+    pd.testing.assert_frame_equal(written, monitor.table(), check_dtype=False)
 
 
 def test_a_diverged_run_is_drawn_as_far_as_it_is_finite(tmp_path):
@@ -233,5 +335,5 @@ def test_figures_survive_odd_names_and_values(tmp_path):
     monitor = ActivationMonitor(every_n_steps=1, units={"*": [0]}, probe=torch.full((8, 6), float("nan")))
     quiet_trainer(tmp_path, callbacks=[monitor], logger=logger, max_steps=3).fit(Odd(), small_data())
     images = EventAccumulator(logger.log_dir).Reload().Tags()["images"]
-    assert "preactivation_std" in images
+    assert "preactivation_heatmap/std" in images
     assert not any("unit" in tag for tag in images)

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,10 +13,10 @@ from bn_lightning.functional.activations import (
     empty_summary,
     merge_summaries,
     pool_channels,
-    thin,
 )
 from bn_lightning.functional.moments import batch_moments
 from bn_lightning.functional.summarise import summarise, summarise_rows
+from bn_lightning.functional.thinning import thin
 
 LAWS = settings(max_examples=40, deadline=None)
 
@@ -50,11 +51,14 @@ def test_a_summary_of_everything_is_exact(n, channels, seed, shift):
 
 @LAWS
 @given(st.integers(1, 30), st.permutations(range(4)), st.integers(0, 10**6))
-def test_rows_in_turns_of_the_channels_give_the_same_summary(rows, order, seed):
-    x = torch.randn(rows, 4, generator=torch.Generator().manual_seed(seed)) + 100
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rows_in_turns_of_the_channels_give_the_same_summary(dtype, rows, order, seed):
+    x = torch.randn(rows, 4, generator=torch.Generator().manual_seed(seed)).to(dtype) + 100
+    given = x.clone()
     channel = torch.tensor(order)
     general = summarise(x.reshape(-1), channel.repeat(rows), channels=4, elements=1200 * rows)
     fast = summarise_rows(x, channel, elements=1200 * rows)
+    assert torch.equal(x, given)
     assert_same(fast, general)
     assert fast.moments.count.tolist() == general.moments.count.tolist() == [300 * rows] * 4
     torch.testing.assert_close(fast.weights, general.weights)
@@ -94,14 +98,16 @@ def test_pooled_channels_are_the_moments_of_all_elements():
     assert pooled.kurtosis().item() == pytest.approx(scipy.stats.kurtosis(x.reshape(-1).numpy()))
 
 
-def test_nonfinite_elements_enter_the_count_only():
+def test_nonfinite_elements_enter_their_own_count_only():
     values = torch.tensor([1.0, math.nan, 3.0, math.inf])
-    summary = summarise(values, torch.tensor([0, 0, 0, 1]), channels=2, elements=8, nonfinite=5)
-    assert summary.nonfinite == 5
+    nonfinite = torch.tensor([1, 4])
+    summary = summarise(values, torch.tensor([0, 0, 0, 1]), channels=2, elements=8, nonfinite=nonfinite)
+    assert (summary.nonfinite, summary.elements, summary.count) == (5, 8, 3)
     assert summary.sampled == 2
-    assert summary.moments.count.tolist() == [4, 0]
+    assert summary.moments.count.tolist() == summary.channel_count.tolist() == [3, 0]
     assert (summary.mean, summary.variance) == (2, 1)
     assert summary.percentiles((0, 100)) == [1, 3]
+    assert float(summary.weights.sum()) == summary.count
 
 
 def test_an_empty_summary_says_nan():
@@ -117,7 +123,7 @@ def test_thinning_moves_no_percentile_by_more_than_its_share(n, keep, seed):
     generator = np.random.default_rng(seed)
     weights = torch.from_numpy(generator.uniform(0.1, 5, n))
     full = whole(torch.from_numpy(generator.permutation(n).astype(np.float64)).reshape(n, 1))
-    full = ActivationSummary(full.moments, full.values, weights, n, 0)
+    full = replace(full, weights=weights)
     few = thin(full, keep)
     assert len(few.values) == min(n, keep)
     assert float(few.weights.sum()) == pytest.approx(float(weights.sum()))

@@ -3,7 +3,7 @@ import pytest
 import scipy.stats
 import torch
 
-from bn_lightning.functional.power_sums import power_sums
+from bn_lightning.functional.power_sums import pool_power_sums, power_sums
 
 
 def rows(x, channel_dim):
@@ -81,3 +81,22 @@ def test_what_overflows_a_float32_power_is_summed_in_float64():
 
 def test_nothing_has_no_moments():
     assert power_sums(torch.zeros(0, 3), 1).moments().count.tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("bad", [False, True])
+def test_pooled_sums_are_those_of_all_elements(bad):
+    parts = [random(200, 3) * 1e-2 + 1e4, random(50, 3) + 1e4 - 3, random(1, 3) + 1e4, random(80, 3) * 3 + 1e4]
+    if bad:
+        parts[2][0, 1] = torch.nan
+        parts[3][5, 0] = torch.inf
+    pooled = pool_power_sums([power_sums(part, 1) for part in parts])
+    kept = [column[np.isfinite(column)] for column in rows(torch.cat(parts), 1).T]
+    moments = pooled.moments()
+    assert moments.count.tolist() == [len(column) for column in kept]
+    assert int(pooled.nonfinite) == 2 * bad
+    assert moments.mean.tolist() == pytest.approx([column.mean() for column in kept], rel=1e-10)
+    assert moments.variance().tolist() == pytest.approx([column.var() for column in kept], rel=1e-6)
+    assert moments.skewness().tolist() == pytest.approx([scipy.stats.skew(column) for column in kept], abs=1e-6)
+    assert moments.kurtosis().tolist() == pytest.approx([scipy.stats.kurtosis(column) for column in kept], abs=1e-5)
+    assert pooled.minimum.tolist() == [column.min() for column in kept]
+    assert pooled.maximum.tolist() == [column.max() for column in kept]

@@ -51,10 +51,13 @@ def test_casting_a_module_that_holds_it_leaves_the_state_float64(cast):
 def test_nonfinite_only_batches_are_remembered():
     metric = ActivationStatistics([2])
     nan = torch.full((3,), torch.nan)
-    metric.update([summarise(nan, torch.tensor([0, 1, 0]), channels=2, elements=4, nonfinite=4)])
+    bad = torch.tensor([2, 2])
+    metric.update([summarise(nan, torch.tensor([0, 1, 0]), channels=2, elements=4, nonfinite=bad)])
+    assert metric.summaries()[0].nonfinite == 4
     metric.update([whole(torch.ones(2, 2))])
     (summary,) = metric.summaries()
-    assert summary.nonfinite == 4
+    assert (summary.nonfinite, summary.count) == (4, 4)
+    assert summary.channel_nonfinite.tolist() == [2, 2]
     assert summary.mean == 1
 
 

@@ -85,6 +85,9 @@ def test_plateaus_are_where_the_gradient_is_small():
     surface = Surface(((0.0, 1.0), (0.0, 1.0)), norms, norms, 2)
     assert surface.plateau_share(0.1) == 0.25
     assert surface.plateau_share(0.3) == 0.5
+    assert surface.plateau_share(0.1, reference=100.0) == 0.5
+    with pytest.raises(ValueError, match="is a gradient norm, finite and above 0; got 0"):
+        surface.plateau_share(0.1, reference=0.0)
     with pytest.raises(ValueError, match="a fraction between 0 and 1 of the largest gradient, got 1"):
         surface.plateau_share(1)
     with pytest.raises(ValueError, match="compute the surface with gradients=True"):

@@ -221,3 +221,39 @@ def test_samples_are_the_longest_leading_axis():
     assert batch_samples([torch.zeros(3, 9), torch.zeros(5)]) == 5
     assert batch_samples("no tensor") == 1
     assert Objective(network(), [batch(6), batch(3)], loss_fn=loss_fn).samples == 9
+
+
+def test_a_loss_that_uses_up_its_batch_meets_it_whole_at_every_point():
+    def using_up(model, batch):
+        x = batch.pop("x").mul_(2)
+        return F.cross_entropy(model(x), batch.pop("y"))
+
+    x, y = batch()
+    for write in (using_up, lambda model, batch: F.cross_entropy(model(batch["x"] * 2), batch["y"])):
+        model = network()
+        objective = Objective(model, [{"x": x, "y": y}, {"x": x + 1, "y": y}], loss_fn=write)
+        found = [objective.loss(), float(objective(moved(model))[0]), objective.loss()]
+        expected = found if write is using_up else expected
+    assert found == expected
+    assert found[0] == found[2]
+    assert_close(x, batch()[0])
+
+
+def test_a_gradient_by_a_layer_that_is_not_reached_is_0_and_by_all_such_layers_refused():
+    model = network()
+    model.append(nn.Linear(3, 3).double())
+    objective = Objective(model, [batch()], loss_fn=lambda model, batch: F.cross_entropy(model[:7](batch[0]), batch[1]))
+    _, gradient = objective(wrt=["7.weight"])
+    assert_close(gradient["7.weight"], torch.zeros(3, 3, dtype=torch.float64))
+    alone = Objective(
+        model,
+        [batch()],
+        loss_fn=lambda model, batch: F.cross_entropy(model[:7](batch[0]), batch[1]),
+        parameters="7.*",
+    )
+    with pytest.raises(ValueError, match="depends on none of the parameters it is differentiated by"):
+        alone()
+
+
+def test_one_sample_is_enough_where_training_took_it():
+    assert Objective(network().eval(), [batch(1)], loss_fn=loss_fn, min_samples=1).samples == 1

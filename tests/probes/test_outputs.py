@@ -106,6 +106,51 @@ def test_a_model_without_nonlinearities_has_outputs(x):
     assert record.table()["layer"].tolist() == ["0 output"]
 
 
+def test_words_stand_for_all_modules_that_are_affine_or_a_nonlinearity():
+    class OwnWeight(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.kernel = nn.Parameter(torch.ones(6, 6))
+
+        def forward(self, x):
+            return x @ self.kernel
+
+    class Swish(nn.Module):
+        def forward(self, x):
+            return x * torch.sigmoid(x)
+
+    class Words(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc, self.own, self.act, self.swish = nn.Linear(4, 6), OwnWeight(), nn.PReLU(), Swish()
+            self.attention = nn.MultiheadAttention(6, 2, batch_first=True)
+            self.norm, self.drop, self.activation = nn.LayerNorm(6), nn.Dropout(), nn.Identity()
+
+        def forward(self, x):
+            x = self.act(self.norm(self.own(self.fc(x))))
+            x, _ = self.attention(x, x, x)
+            return self.activation(self.drop(self.swish(x))), torch.relu(x)
+
+    model, x = Words(), torch.randn(3, 5, 4)
+    assert [one.label for one in find_outputs(model, "affine", lambda: model(x))] == ["fc", "own", "attention"]
+    assert [one.label for one in find_outputs(model, "activation", lambda: model(x))] == ["act", "swish"]
+    chosen = ["activation", nn.LayerNorm, "f*", "[a]ctivation"]
+    found = [one.label for one in find_outputs(model, chosen, lambda: model(x))]
+    assert found == ["fc", "norm", "act", "swish", "activation"]
+    assert hooks(model) == 0
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [("affine", "'affine' stands for no module here: none that ran multiplies"), ("activation", "functions have no")],
+)
+def test_words_that_stand_for_nothing_are_refused(layers, message):
+    model, x = nn.Sequential(nn.Flatten(), nn.LayerNorm(4)), torch.randn(3, 4)
+    with pytest.raises(UnknownNameError, match=message):
+        find_outputs(model, layers, lambda: torch.relu(model(x)))
+    assert find_outputs(model, [layers, "x*", nn.Conv1d, "1"], lambda: model(x), missing_ok=True)[0].label == "1"
+
+
 @pytest.mark.parametrize(
     ("layers", "message"),
     [("head*", "No monitored layer matches 'head"), (nn.Conv3d, "is a Conv3d; there are BatchNorm1d, Conv1d, ")],

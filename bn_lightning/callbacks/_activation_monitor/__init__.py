@@ -1,0 +1,1 @@
+"""The parts of ActivationMonitor: one fit from hooks to loggers, figures and warnings."""

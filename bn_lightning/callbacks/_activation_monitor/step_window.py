@@ -1,0 +1,118 @@
+"""The forwards that belong to one optimizer step: when to record, and their statistics over all ranks."""
+
+from collections.abc import Sequence
+
+import torch
+
+from bn_lightning.functional.activations import ActivationSummary
+from bn_lightning.metrics.activations import ActivationStatistics
+from bn_lightning.probes.gradients import GradientRecorder
+from bn_lightning.probes.recorder import ActivationRecorder, Mode
+from bn_lightning.schedule import Schedule
+
+
+class StepWindow:
+    """Opens at a due optimizer step, takes in the forwards of all its micro-batches, closes with statistics.
+
+    Args:
+        schedule: Which optimizer steps are due.
+        channels: Channels of each activation, then of each gradient.
+        max_elements: Elements read of an activation and forward.
+        mode: "sampled" or "exact".
+        device: Where ranks can exchange tensors.
+        gradients: How many of the channels, the last ones, are those of gradients.
+
+    Attributes:
+        recorder: What hooks hand activations to.
+        gradients: What hooks hand activations to whose gradients are recorded; None where none are.
+        step: The optimizer step the window is open for; None while it is closed.
+    """
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        channels: Sequence[int],
+        *,
+        max_elements: int | None,
+        device: torch.device,
+        mode: Mode = "sampled",
+        gradients: int = 0,
+    ) -> None:
+        values = len(channels) - gradients
+        self.recorder = ActivationRecorder(channels[:values], max_elements=max_elements, mode=mode)
+        self.gradients: GradientRecorder | None = None
+        if gradients:
+            self.gradients = GradientRecorder(channels[values:], max_elements=max_elements, mode=mode)
+        self.step: int | None = None
+        self._schedule = schedule
+        self._metric = ActivationStatistics(channels).to(device)
+        self._seen: int | None = None
+        self._epoch: int | None = None
+        self.record(False)
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Let the next optimizer step that begins be the first of an epoch, which makes it due if the schedule says so.
+
+        Args:
+            epoch: The epoch.
+        """
+        self._epoch = epoch
+
+    def follow(self, other: "StepWindow") -> None:
+        """Go on where another window of the same fit stopped: no step is seen twice, none is skipped.
+
+        Args:
+            other: A closed window.
+        """
+        self._seen, self._epoch = other._seen, other._epoch
+
+    def open_if_due(self, step: int) -> bool:
+        """Open the window if `step` begins a due optimizer step, and record if it is open.
+
+        Args:
+            step: Optimizer steps taken so far.
+
+        Returns:
+            Whether a window was opened; False for the second micro-batch of a step.
+        """
+        opened = False
+        if step != self._seen:
+            # One batch may take several optimizer steps (GANs), so a due step can lie between two batches.
+            first = step if self._seen is None else self._seen + 1
+            opened = any(self._schedule.due(number) for number in range(first, step))
+            opened |= self._schedule.due(step, begins_epoch=self._epoch)
+            self._seen, self.step, self._epoch = step, step if opened else None, None
+        self.record(True)
+        return opened
+
+    def record(self, on: bool) -> None:
+        """Record from now on, if the window is open; or stop. Gradients of what was recorded come until it closes."""
+        self.recorder.recording = on and self.step is not None
+        if self.gradients is not None:
+            self.gradients.watching = self.recorder.recording
+            self.gradients.taking = self.step is not None
+
+    def is_over(self, step: int) -> bool:
+        """Whether the window is open and its optimizer step has been taken."""
+        return self.step is not None and step != self.step
+
+    def due_at_end(self, step: int) -> bool:
+        """Whether training ended at a due step that no batch began."""
+        return step != self._seen and self._schedule.due(step, begins_epoch=self._epoch)
+
+    def close(self) -> tuple[ActivationSummary, ...]:
+        """The statistics of the window over all ranks; every rank must call this.
+
+        Returns:
+            One summary for each activation, then one for each gradient.
+        """
+        of_gradients = () if self.gradients is None else self.gradients.summaries()
+        self._metric.update((*self.recorder.summaries(), *of_gradients))
+        summaries = self._metric.summaries()
+        self.recorder.reset()
+        if self.gradients is not None:
+            self.gradients.reset()
+        self._metric.reset()
+        self.step = None
+        self.record(False)
+        return summaries

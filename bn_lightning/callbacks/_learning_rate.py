@@ -1,0 +1,54 @@
+"""Multiply the learning rates of a Trainer's optimizers, whatever schedule they follow."""
+
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from bn_lightning.callbacks._compat import Trainer
+
+# What optimizers and torch's schedulers derive a rate from; the rest of a group, such as momentum, stays.
+_RATES = ("lr", "initial_lr", "max_lr", "min_lr")
+
+
+def scale_learning_rates(trainer: "Trainer", factor: float) -> tuple[tuple[float, float], ...]:
+    """Multiply every rate of every parameter group, and what schedulers start from.
+
+    Call it once the optimizers are made, from `on_fit_start` on, and before the first step. A run that is resumed has
+    the multiplied rates in its checkpoint: do not call it there again.
+
+    Args:
+        trainer: Its optimizers and schedulers are changed.
+        factor: What to multiply by, above 0.
+
+    Returns:
+        Before and after, for each distinct rate.
+
+    Raises:
+        ValueError: If the factor is not above 0.
+    """
+    if not factor > 0:
+        raise ValueError(f"A learning rate is multiplied by a number above 0, not by {factor}.")
+    changed: dict[tuple[float, float], None] = {}
+    for optimizer in trainer.optimizers:
+        for group in optimizer.param_groups:
+            if "lr" in group:
+                changed[float(group["lr"]), float(group["lr"]) * factor] = None
+            for name in _RATES:
+                if name in group:
+                    # A tensor rate is shared with compiled or captured optimizer code, so it is changed in place.
+                    group[name] = group[name].mul_(factor) if isinstance(group[name], Tensor) else group[name] * factor
+    for config in trainer.lr_scheduler_configs:
+        _scale(config.scheduler, factor)
+    return tuple(changed)
+
+
+def _scale(scheduler: Any, factor: float) -> None:
+    for part in getattr(scheduler, "_schedulers", ()):  # of SequentialLR and ChainedScheduler
+        _scale(part, factor)
+    for name in ("base_lrs", "_last_lr", "max_lrs", "min_lrs"):
+        if isinstance(rates := getattr(scheduler, name, None), list):
+            setattr(scheduler, name, [rate * factor for rate in rates])
+    for name in ("eta_min", "default_min_lr"):
+        if isinstance(rate := getattr(scheduler, name, None), int | float):
+            setattr(scheduler, name, rate * factor)

@@ -1,0 +1,63 @@
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.optim import lr_scheduler as schedules
+
+from bn_lightning.callbacks._learning_rate import scale_learning_rates
+
+SCHEDULES = {
+    "none": None,
+    "step": lambda o: schedules.StepLR(o, 2, 0.5),
+    "exponential": lambda o: schedules.ExponentialLR(o, 0.9),
+    "lambda": lambda o: schedules.LambdaLR(o, lambda step: 1 / (1 + step)),
+    "cosine": lambda o: schedules.CosineAnnealingLR(o, 6, eta_min=0.01),
+    "restarts": lambda o: schedules.CosineAnnealingWarmRestarts(o, 3, eta_min=0.01),
+    "cycle": lambda o: schedules.OneCycleLR(o, 0.3, total_steps=10, cycle_momentum=False),
+    "triangles": lambda o: schedules.CyclicLR(o, 0.1, 0.4, step_size_up=2, cycle_momentum=False),
+    "polynomial": lambda o: schedules.PolynomialLR(o, 6),
+    "warmup": lambda o: schedules.SequentialLR(
+        o, [schedules.LinearLR(o, 0.1, 1.0, 3), schedules.StepLR(o, 2, 0.5)], [3]
+    ),
+    "plateau": lambda o: schedules.ReduceLROnPlateau(o, patience=0, min_lr=0.02),
+}
+
+
+def rates(make, factor, *, steps=7):
+    """Rates of both groups over some steps."""
+    weights = [torch.nn.Parameter(torch.zeros(2)) for _ in range(2)]
+    optimizer = torch.optim.SGD([{"params": weights[:1]}, {"params": weights[1:], "lr": 0.3}], lr=0.1, momentum=0.9)
+    scheduler = make(optimizer) if make else None
+    trainer = SimpleNamespace(
+        optimizers=[optimizer], lr_scheduler_configs=[SimpleNamespace(scheduler=scheduler)] if scheduler else []
+    )
+    if factor is not None:
+        scale_learning_rates(trainer, factor)
+    found = []
+    for _ in range(steps):
+        found.append([float(group["lr"]) for group in optimizer.param_groups])
+        optimizer.step()
+        if scheduler:
+            scheduler.step(*([1.0] if isinstance(scheduler, schedules.ReduceLROnPlateau) else []))
+    assert [group["momentum"] for group in optimizer.param_groups] == [0.9, 0.9]
+    return torch.tensor(found, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_the_whole_schedule_is_multiplied(name):
+    torch.testing.assert_close(rates(SCHEDULES[name], 5.0), 5 * rates(SCHEDULES[name], None))
+
+
+def test_a_tensor_rate_is_changed_in_place():
+    rate = torch.tensor(0.1)
+    optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(2))], lr=rate, capturable=True, foreach=False)
+    (found,) = scale_learning_rates(SimpleNamespace(optimizers=[optimizer], lr_scheduler_configs=[]), 2.0)
+    held = optimizer.param_groups[0]["lr"]
+    torch.testing.assert_close(held, torch.tensor(0.2))
+    torch.testing.assert_close(torch.tensor(found), torch.tensor((0.1, 0.2)))
+
+
+@pytest.mark.parametrize("factor", [0, -1.0, float("nan")])
+def test_refuses_a_factor_that_is_not_above_0(factor):
+    with pytest.raises(ValueError, match="multiplied by a number above 0, not by"):
+        scale_learning_rates(SimpleNamespace(optimizers=[], lr_scheduler_configs=[]), factor)
