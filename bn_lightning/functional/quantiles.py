@@ -63,14 +63,16 @@ def percentiles(
     """
     if samples.numel() == 0:
         raise ValueError("Percentiles of no samples are undefined; record at least one value first.")
-    if any(not 0 <= percent <= 100 for percent in q):
+    shares = np.asarray(q, dtype=np.float64) / 100
+    # NaN compares false, and no percentages at all are none outside.
+    if not (shares.min(initial=0) >= 0 and shares.max(initial=0) <= 1):
         raise ValueError(f"Percentiles lie between 0 and 100, got {tuple(q)}.")
-    fractions = torch.tensor([percent / 100 for percent in q], dtype=torch.float64, device=samples.device)
+    if weights is None and samples.device.type == "cpu":
+        return _interpolated(sorted_samples(samples).numpy(), shares)
+    fractions = torch.from_numpy(shares).to(samples.device)
     if weights is not None:
         return _weighted(samples, fractions, weights)
     ordered = sorted_samples(samples)
-    if ordered.device.type == "cpu":
-        return _interpolated(ordered.numpy(), np.asarray(q, dtype=np.float64) / 100)
     if bool(ordered[-1].isnan()):
         return torch.full_like(fractions, torch.nan)
     position = fractions * (len(ordered) - 1)

@@ -55,13 +55,14 @@ class ActivationLayout:
         self.is_whole = self.size == self.elements
         self._channels, self._axis = channels, axis
         self._inner = 1 if channel_is_last else math.prod(x.shape[axis + 1 :])
+        self._is_contiguous = x.is_contiguous()
         self._moves = self.is_whole or (channel_is_last and axis != x.dim() - 1)
         self._order = (*(other for other in range(x.dim()) if other != axis), axis)
         self._is_array = (
             x.is_cpu
             and type(x) is Tensor
             and x.dtype in (torch.float32, torch.float64)
-            and (channel_is_last or x.is_contiguous())
+            and (channel_is_last or self._is_contiguous)
         )
         self._device = x.device
         # Rounded up, so that the last window of a turn reaches the end of the lattice.
@@ -79,8 +80,23 @@ class ActivationLayout:
         Returns:
             A vector of `size` elements on the tensor's device, an array if that is the CPU and the type allows it.
         """
-        if self._is_array:
-            array = x.numpy()
+        return self._read(x, x.numpy() if self._is_array else None, call)
+
+    def read_and_count(self, x: Tensor, call: int) -> tuple[np.ndarray | Tensor, Tensor | None]:
+        """`read` and `nonfinite` at once, a little cheaper.
+
+        Args:
+            x: The tensor, without gradient history.
+            call: Number of the call.
+
+        Returns:
+            What both return.
+        """
+        array = x.numpy() if self._is_array else None
+        return self._read(x, array, call), self._nonfinite(x, array)
+
+    def _read(self, x: Tensor, array: np.ndarray | None, call: int) -> np.ndarray | Tensor:
+        if array is not None:
             if self._moves:
                 array = array.transpose(self._order)
             return array.flatten() if self.is_whole else array.reshape(-1).take(self._index(call), mode="clip")
@@ -102,8 +118,11 @@ class ActivationLayout:
         Returns:
             int64 `[C]`; None for none at all, which is known at once on the CPU only.
         """
-        if self._is_array and self.elements <= _LONGEST_DOT:
-            flat = x.numpy().transpose(self._order).reshape(-1) if self._inner == 1 else x.numpy().reshape(-1)
+        return self._nonfinite(x, x.numpy() if self._is_array else None)
+
+    def _nonfinite(self, x: Tensor, array: np.ndarray | None) -> Tensor | None:
+        if array is not None and self.elements <= _LONGEST_DOT:
+            flat = (array if self._is_contiguous else array.transpose(self._order)).reshape(-1)
             # Squares do not cancel, and are finite for any tensor one would hope for.
             with np.errstate(over="ignore"):
                 if math.isfinite(flat.dot(flat)):

@@ -144,7 +144,7 @@ def checked_by(by: str) -> str:
 
 
 def _layer_row(row: Row, percentiles: Sequence[float]) -> dict[str, Any]:
-    summary, pooled = row.summary, row.summary.layer
+    summary = row.summary
     names = [percentile_name(percent) for percent in percentiles]
     errors = summary.percentile_errors(percentiles)
     low, high = (math.nan, math.nan)
@@ -159,8 +159,8 @@ def _layer_row(row: Row, percentiles: Sequence[float]) -> dict[str, Any]:
         "nonfinite": summary.nonfinite,
         "mean": summary.mean,
         "variance": summary.variance,
-        "skewness": float(pooled.skewness()),
-        "kurtosis": float(pooled.kurtosis()),
+        "skewness": summary.skewness,
+        "kurtosis": summary.kurtosis,
         "min": low,
         "max": high,
         "saturated": saturated_share(summary, row.op) if row.kind == PREACTIVATION else math.nan,

@@ -151,12 +151,14 @@ class ActivationRecorder:
             slot.layouts[key] = layout
         if not layout.elements:
             return
-        values, calls = layout.read(x, slot.calls), slot.calls
+        calls = slot.calls
         # What is kept whole anyway needs no second pass.
         if self.is_exact and not layout.is_whole:
+            values = layout.read(x, calls)
             slot.pending.append(RecordedCall(values, layout, calls, None, power_sums(x, channel_dim)))
         else:
-            slot.pending.append(RecordedCall(values, layout, calls, layout.nonfinite(x), None))
+            values, nonfinite = layout.read_and_count(x, calls)
+            slot.pending.append(RecordedCall(values, layout, calls, nonfinite, None))
         slot.calls = calls + 1
         slot.waiting += layout.size
         if slot.waiting >= _WAITING_ELEMENTS:

@@ -106,9 +106,13 @@ class ActivationWarnings:
 
     def _flat(self, step: int, series: Series, summary: ActivationSummary) -> None:
         is_told = summary.extremes is not None and summary.count >= _LEAST_ELEMENTS * series.channels
-        dead = (dead_channels(summary, series.op) == 1) & is_told
-        self._dead[series] = (self._dead.get(series, 0) + dead.long()) * dead
-        number = int((self._dead[series] >= IN_A_ROW).sum())
+        number = 0
+        if is_told:
+            dead = dead_channels(summary, series.op) == 1
+            self._dead[series] = (self._dead.get(series, 0) + dead.long()) * dead
+            number = int((self._dead[series] >= IN_A_ROW).sum())
+        else:
+            self._dead.pop(series, None)
         if number >= DEAD * series.channels and self._streaks.is_new((series, "dead")):
             warn(
                 f"{number} of {series.channels} channels of {series.label} were never active in any of the last "

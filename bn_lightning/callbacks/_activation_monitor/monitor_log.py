@@ -80,9 +80,8 @@ class MonitorLog(ActivationLog):
         """
         self.newest = step, tuple(zip(self.current, summaries, strict=True))
         self._ran |= {(one.kind, one.label) for one, summary in self.newest[1] if summary.elements}
-        every = [empty_summary(one.channels) for one in self._series]
-        for place, summary in zip(self._places, summaries, strict=True):
-            every[place] = summary
+        present = dict(zip(self._places, summaries, strict=True))
+        every = [present.get(place) or empty_summary(one.channels) for place, one in enumerate(self._series)]
         return super().add_summaries(step, every)
 
     def add_units(

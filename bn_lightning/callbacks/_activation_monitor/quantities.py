@@ -86,7 +86,7 @@ def _norm(summary: ActivationSummary) -> float:
 def _shape(summary: ActivationSummary) -> dict[str, float]:
     if not summary.count:
         return {}
-    shape = {"skewness": float(summary.layer.skewness()), "kurtosis": float(summary.layer.kurtosis())}
+    shape = {"skewness": summary.skewness, "kurtosis": summary.kurtosis}
     if summary.extremes is not None:
         shape |= {"min": float(summary.extremes[0].min()), "max": float(summary.extremes[1].max())}
     return shape

@@ -106,13 +106,16 @@ class StepWindow:
         Returns:
             One summary for each activation, then one for each gradient.
         """
-        of_gradients = () if self.gradients is None else self.gradients.summaries()
-        self._metric.update((*self.recorder.summaries(), *of_gradients))
-        summaries = self._metric.summaries()
+        summaries = self.recorder.summaries()
+        if self.gradients is not None:
+            summaries += self.gradients.summaries()
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            self._metric.update(summaries)
+            summaries = self._metric.summaries()
+            self._metric.reset()
         self.recorder.reset()
         if self.gradients is not None:
             self.gradients.reset()
-        self._metric.reset()
         self.step = None
         self.record(False)
         return summaries
