@@ -90,13 +90,13 @@ def memory() -> None:
 
 
 class Clock(pl.Callback):
-    """Times the training steps of a fit after the first ten, each whole with its callbacks and loggers."""
+    """Thread time of the training steps of a fit after the first ten, each whole with its callbacks and loggers."""
 
     def __init__(self) -> None:
         self.marks: list[float] = []
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        self.marks.append(time.perf_counter())
+        self.marks.append(time.thread_time())
 
     def seconds(self) -> float:
         """Seconds a step."""

@@ -59,7 +59,7 @@ class ActivationMonitor(CallbackBase):
     read, min and max; at the end of fit it is written as `activations.csv` to each logger's folder. Several monitors
     of one Trainer have names: tags begin with `<name>.` and the file is `activations-<name>.csv`.
 
-    Warnings come once a layer: of non-finite values at once; of saturated layers (half of the elements of a
+    Warnings come once a layer: of non-finite values at once; of saturated layers (three in four elements of a
     nonlinearity with two flat sides), dead channels (three in five), a standard deviation over samples that changes
     by a factor of 100 over the depth, norms whose running statistics are far from their batches, and gradients that
     never come, when three recorded steps in a row show it; of layers that never ran, at the end.
