@@ -47,7 +47,7 @@ def run_both(
 ) -> tuple[Run, Run, Tuned]:
     budget = Budget(max_steps=steps, eval_every=eval_every, seeds=seeds)
     problem = dataclasses.replace(digits_problem(data_dir=data_dir, lr=lr, weight_std=0.05), budget=budget)
-    study = find_study("placement", problem=problem)
+    study = find_study("placement", problem=problem).only("none,before,after")
     one_rate = execute(study, jobs=jobs, out=out / "one_rate")
     validation = digits_problem(data_dir=data_dir, lr=lr, weight_std=0.05, evaluate="validation")
     tuned = tune_learning_rate(

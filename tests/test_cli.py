@@ -66,6 +66,15 @@ def test_a_users_model_by_import_path_with_arguments(tmp_path, capsys):
     assert json.loads((tmp_path / "run" / "study.json").read_text())["target"] == 0.01
 
 
+def test_chosen_arms_alone_are_trained_and_the_report_says_so(tmp_path):
+    assert compare(tmp_path / "run", "--arms=before*") == 0
+    assert {path.split("/")[0] for path in modified(tmp_path / "run")} == {"before", "before_plain"}
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "--arms=before,before_plain" in page
+    assert main(["report", str(tmp_path / "run")]) == 0
+    assert (tmp_path / "run" / "report.html").read_text() == page
+
+
 def test_finished_cells_are_trained_again_when_told_to(tmp_path):
     assert compare(tmp_path / "run") == 0
     before = modified(tmp_path / "run")
@@ -89,12 +98,18 @@ def test_a_failed_cell_is_named_and_the_status_is_one(tmp_path, capsys, monkeypa
     [
         (["compare", "placment"], "no study 'placment'. Did you mean 'placement'"),
         (["compare", "placement", "--model=tiny.TinyNet"], "missing: data, monitor"),
+        (["compare", "placement", "--arms=none,befor"], "no arm of study 'placement' 'befor'. Did you mean 'before'"),
         (["compare", "placement", "--engine=loki"], "no engine 'loki'. Did you mean 'loky'"),
         (["compare", "placement", "--seeds=0"], "seeds is how many"),
+        (["compare", "placement", "--mode=min"], "mode (--mode) 'min' says which way"),
+        (["compare", "placement", "--engine=dask"], "'dask' needs the address of a scheduler"),
+        (["demo", "--address=tcp://127.0.0.1:9"], "but the engine is 'loky'"),
         (["compare", "placement", "--jobs=0"], "jobs is 0"),
         (["plan", "--model=tiny.TinyNet", "--data=tiny.TinyData", "--placement=befor"], "not 'befor'"),
         (["plan", "--model=tiny.TinyNet"], "has no example_input_array"),
         (["report", "no/such/folder"], "holds no study.json"),
+        (["report", "no/such/folder", "--format=pdf"], "pdf"),
+        (["plan", "--model", "nowhere.Net"], "which --model nowhere.Net names. It was looked for in"),
         (["demo", "--max-steps=1009"], "multiple of eval_every"),
         (["demo", "--max-stepps=100"], "max_stepps"),
         (["compare", "placement", "--model=tiny.NoNet"], "NoNet"),
@@ -113,7 +128,7 @@ def test_bad_usage_is_answered_in_a_line_and_with_status_two(tmp_path, capsys, m
 
 
 def test_an_error_that_is_nobodys_bad_usage_is_raised(monkeypatch):
-    def broken(folder):
+    def broken(folder, **_):
         return int("seven")
 
     monkeypatch.setattr("bn_lightning.analysis.publish.publish_folder", broken)
@@ -190,6 +205,9 @@ def test_a_report_is_written_again_from_the_files(tmp_path, capsys):
     assert "BN before" in capsys.readouterr().out
     assert (tmp_path / "run" / "report.html").is_file()
     assert (tmp_path / "run" / "figures" / "metric.png").is_file()
+    assert main(["report", str(tmp_path / "run"), "--format=markdown"]) == 0
+    assert f"Report: {tmp_path / 'run' / 'report.md'}\n" in capsys.readouterr().out
+    assert (tmp_path / "run" / "report.md").is_file()
 
 
 def test_ctrl_c_ends_with_130_and_says_how_to_go_on(tmp_path, capsys, monkeypatch):

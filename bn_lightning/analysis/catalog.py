@@ -41,7 +41,7 @@ def find_study(name: str, *, problem: Problem | None = None, data_dir: str | Pat
 
     Example:
         >>> [arm.name for arm in find_study("placement").arms]
-        ['none', 'before', 'after']
+        ['none', 'before', 'after', 'before_plain', 'after_plain']
     """
     module = _study_module(name)
     if problem is not None and data_dir is not None:

@@ -1,8 +1,7 @@
 """One cell of a study, one arm with one seed: a function of plain arguments that any process can run."""
 
+import contextlib
 import functools
-import os
-import signal
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +9,12 @@ from time import perf_counter
 from typing import Any
 
 from bn_lightning.analysis.configuration import describe, versions
+from bn_lightning.analysis.process_lock import held
 from bn_lightning.analysis.results import results_table, write_json, write_table
 from bn_lightning.analysis.run_folder import RunFolder
 from bn_lightning.analysis.study import Arm, Problem
+from bn_lightning.analysis.worker_process import become_worker
+from bn_lightning.errors import RunFolderError
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class Cell:
         out: The run folder.
         configuration: What decides the numbers, in JSON types.
         configuration_hash: Its hash.
+        redo: Whether to train it again where it is finished.
     """
 
     study: str
@@ -36,6 +39,7 @@ class Cell:
     out: Path
     configuration: dict[str, Any]
     configuration_hash: str
+    redo: bool = False
 
     @property
     def key(self) -> tuple[str, int]:
@@ -53,6 +57,7 @@ class Outcome:
         status: "done" or "failed".
         error: The error in one line; empty for a cell that is done.
         warnings: Class and text of every distinct warning.
+        kept: Whether another process had finished it, so that nothing was trained.
     """
 
     arm: str
@@ -60,23 +65,33 @@ class Outcome:
     status: str
     error: str = ""
     warnings: tuple[tuple[str, str], ...] = ()
+    kept: bool = False
 
 
 def run_cell(cell: Cell, *, parent: int | None = None) -> Outcome:
     """Train one cell and write its files; an error is kept in the cell's folder, not raised.
 
     Writes `results.csv` and then, as the last thing, `cell.json` with status "done", so a cell that was cut off by
-    whatever means never looks finished. A run that diverges is done: that is its result.
+    whatever means never looks finished. A run that diverges is done: that is its result. Only one process trains a
+    cell: another one that is handed the same cell, by a second run on the same folder, waits and takes its result.
 
     Args:
         cell: What to run.
-        parent: Process that hands out cells; a process other than that one leaves Ctrl-C to it.
+        parent: Process that hands out cells; a process other than that one leaves Ctrl-C to it and ends with it.
 
     Returns:
         How it ended.
     """
-    if parent not in (None, os.getpid()):
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if parent is not None:
+        become_worker(parent, cell.out)
+    with held(cell.out, f"{cell.arm.name}.seed_{cell.seed}") as waited:
+        finished = RunFolder(cell.out).is_finished(cell.key, cell.configuration_hash)
+        if finished and (waited or not cell.redo):
+            return Outcome(*cell.key, "done", kept=True)
+        return _train(cell)
+
+
+def _train(cell: Cell) -> Outcome:
     # Imported here so that a run whose cells are all finished loads no Lightning.
     from bn_lightning.analysis.training import train
 
@@ -92,24 +107,26 @@ def run_cell(cell: Cell, *, parent: int | None = None) -> Outcome:
         "configuration": cell.configuration,
         "versions": versions(),
     }
-    folder = RunFolder(cell.out).begin(cell.key, record)
+    folder = RunFolder(cell.out).cell(cell.key)
     write = functools.partial(write_json, folder / "cell.json")
     started = perf_counter()
     try:
+        RunFolder(cell.out).begin(cell.key, record)
         training = train(cell.problem, cell.arm, seed=cell.seed, folder=folder)
         rows = [(cell.study, cell.arm.name, cell.seed, *row) for row in training.rows]
         write_table(folder / "results.csv", results_table(rows))
+        label = "trained" if training.diverged_at is None else "diverged"
+        found = {
+            "label": label,
+            "rows": len(rows),
+            "diverged_at": training.diverged_at,
+            "warnings": [list(w) for w in training.warnings],
+        }
+        write({**record, "status": "done", "seconds": perf_counter() - started, **found})
     except Exception as error:
+        said = f"{type(error).__name__}: {error}"
         ended = {"status": "failed", "seconds": perf_counter() - started}
-        write({**record, **ended, "error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()})
-        return Outcome(*cell.key, "failed", f"{type(error).__name__}: {error}")
-    ended = {"status": "done", "seconds": perf_counter() - started}
-    label = "trained" if training.diverged_at is None else "diverged"
-    found = {
-        "label": label,
-        "rows": len(rows),
-        "diverged_at": training.diverged_at,
-        "warnings": [list(w) for w in training.warnings],
-    }
-    write({**record, **ended, **found})
+        with contextlib.suppress(OSError, RunFolderError):  # a full disk takes no record of that either
+            write({**record, **ended, "error": said, "traceback": traceback.format_exc()})
+        return Outcome(*cell.key, "failed", said)
     return Outcome(*cell.key, "done", warnings=training.warnings)

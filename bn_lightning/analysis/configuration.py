@@ -4,18 +4,17 @@ import dataclasses
 import functools
 import hashlib
 import json
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import PurePath
 from platform import python_version
-from types import CodeType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bn_lightning.analysis.code_digest import code_digest, is_library, own_methods, read_elsewhere
 from bn_lightning.analysis.study import Arm, Problem
 
 PLAIN = (str, int, float, bool, type(None))
@@ -28,7 +27,8 @@ def describe(value: Any) -> Any:
     Functions are told by their qualified name, their defaults, what they captured and, because an edited function keeps
     its name, a digest of their code; classes by their qualified name and, unless they are a library's, a digest of
     their methods; arrays and tensors by a digest of their values; other objects by their class and their plain
-    attributes. What a function reads from elsewhere, such as a global or a file, is not followed.
+    attributes. Globals that users' functions and methods name are followed, see `read_elsewhere`; what a function reads
+    from files, or finds by a name made at run time, is not.
 
     Args:
         value: Any object.
@@ -72,7 +72,8 @@ def _describe(value: Any, depth: int) -> Any:
         return {"module": repr(value)}
     attributes = _attributes(value)
     plain = {name: inner(entry) for name, entry in attributes.items() if _is_plain(entry)}
-    return {"object": _name(type(value)), **({"attributes": plain} if plain else {})}
+    said = {"object": _name(type(value)), **({"attributes": plain} if plain else {})}
+    return said if is_library(type(value).__module__) else {**said, "type": _describe_class(type(value))}
 
 
 def _attributes(value: Any) -> dict[str, Any]:
@@ -91,26 +92,22 @@ def _is_plain(value: Any) -> bool:
 
 def _describe_class(value: type) -> Any:
     """A class by its name and, where it is a user's own, a digest of its methods' code."""
-    own = [kind for kind in value.__mro__ if not _is_installed(kind)]
-    methods = [
-        _digest(function.__code__)
-        for kind in own
-        for _, entry in sorted(vars(kind).items())
-        if hasattr(function := getattr(entry, "__func__", entry), "__code__")
-    ]
+    methods = own_methods(value)
     if not methods:
         return _name(value)
-    return {"class": _name(value), "code": hashlib.sha256("".join(methods).encode()).hexdigest()[:12]}
+    digests = "".join(code_digest(method.__code__) for method in methods)
+    said = {"class": _name(value), "code": hashlib.sha256(digests.encode()).hexdigest()[:12]}
+    return {**said, **_reads(methods)}
 
 
-def _is_installed(kind: type) -> bool:
-    """Whether a class belongs to a library, whose version tells what it does."""
-    source = getattr(sys.modules.get(kind.__module__), "__file__", None)
-    return source is None or "site-packages" in source or source.startswith(sys.base_prefix)
+def _reads(functions: Iterable[Any]) -> dict[str, Any]:
+    read = read_elsewhere(functions)
+    return {"reads": read} if read else {}
 
 
 def _describe_function(function: Any, inner: Any) -> Any:
-    said: dict[str, Any] = {"call": _name(function), "code": _digest(function.__code__)}
+    said: dict[str, Any] = {"call": _name(function), "code": code_digest(function.__code__)}
+    said.update(_reads([function]))
     given = {**dict(enumerate(function.__defaults__ or ())), **(function.__kwdefaults__ or {})}
     if given:
         said["defaults"] = {str(name): inner(entry) for name, entry in given.items()}
@@ -127,16 +124,6 @@ def _contents(cell: Any) -> Any:
         return None
 
 
-def _digest(code: CodeType) -> str:
-    """Digest what a function does; constants that are code themselves are followed."""
-    parts = [code.co_code.hex(), repr(code.co_names)]
-    for constant in code.co_consts:
-        # A frozenset's repr depends on the hash seed of the process.
-        text = sorted(map(repr, constant)) if isinstance(constant, frozenset) else constant
-        parts.append(_digest(constant) if isinstance(constant, CodeType) else repr(text))
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
-
-
 def _name(value: Any) -> str:
     return f"{getattr(value, '__module__', '?')}.{getattr(value, '__qualname__', type(value).__qualname__)}"
 
@@ -151,6 +138,7 @@ def cell_configuration(problem: Problem, arm: Arm) -> dict[str, Any]:
     Returns:
         JSON types only.
     """
+    budget = arm.budget or problem.budget
     return {
         "problem": problem.name,
         "module": describe(problem.module),
@@ -158,8 +146,8 @@ def cell_configuration(problem: Problem, arm: Arm) -> dict[str, Any]:
         "options": describe(dict(problem.options)),
         "monitor": problem.monitor,
         "mode": problem.mode,
-        "max_steps": problem.budget.max_steps,
-        "eval_every": problem.budget.eval_every,
+        "max_steps": budget.max_steps,
+        "eval_every": budget.eval_every,
         "trainer_options": describe(dict(problem.trainer_options)),
         "arm": arm.name,
         "arm_options": describe(dict(arm.options)),

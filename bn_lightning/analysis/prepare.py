@@ -2,7 +2,7 @@
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,10 +16,11 @@ OWN_STEPS = 1000  # of a user's own model, unless max_steps says otherwise
 def prepare_study(
     study: str | Study,
     *,
+    arms: str | Iterable[str] | None = None,
     model: Factory | None = None,
     data: Factory | None = None,
     monitor: str | None = None,
-    mode: Literal["max", "min"] = "max",
+    mode: Literal["max", "min"] | None = None,
     target: float | None = None,
     max_steps: int | None = None,
     eval_every: int | None = None,
@@ -30,10 +31,11 @@ def prepare_study(
 
     Args:
         study: A study, or the name of one.
+        arms: The arms to run, see `Study.only`; by default all.
         model: Makes a LightningModule, in place of the study's; needs `data` and `monitor` too.
         data: Makes a LightningDataModule.
         monitor: Validation metric to compare by.
-        mode: Whether higher or lower values of `monitor` are better.
+        mode: Whether higher ("max", as where nothing is said) or lower values of `monitor` are better.
         target: Value whose first passage is timed.
         max_steps: Optimizer steps of a run.
         eval_every: Optimizer steps between evaluations.
@@ -44,20 +46,25 @@ def prepare_study(
         The study to run.
 
     Raises:
-        UnknownNameError: If there is no study of that name.
+        UnknownNameError: If there is no study of that name, or no such arm.
         TypeError: If model or data are not called to make something.
         ValueError: If options are missing or contradict each other.
     """
     own = model is not None or data is not None
+    if mode is not None and monitor is None:
+        raise ValueError(
+            f"mode (--mode) {mode!r} says which way a metric of yours is better, but none is named. Name it by monitor "
+            "(--monitor), or leave mode out: a study knows the way of its own metric."
+        )
     if data_dir is not None and (own or isinstance(study, Study)):
         raise ValueError("data_dir (--data-dir) names a folder for the package's own digits; this problem has its own.")
     if own:
-        problem = own_problem(model, data, monitor=monitor, mode=mode)
+        problem = own_problem(model, data, monitor=monitor, mode=mode or "max")
     else:
         problem = study.problem if isinstance(study, Study) else default_problem(study, data_dir=data_dir)
         if monitor is not None:
             # Another metric than the one that the problem's target was fixed for.
-            problem = dataclasses.replace(problem, monitor=monitor, mode=mode, target=None)
+            problem = dataclasses.replace(problem, monitor=monitor, mode=mode or "max", target=None)
     if target is not None:
         problem = dataclasses.replace(problem, target=target)
     problem = dataclasses.replace(
@@ -67,6 +74,7 @@ def prepare_study(
     )
     chosen = find_study(study, problem=problem) if isinstance(study, str) else study
     chosen = dataclasses.replace(chosen, problem=problem)
+    chosen = chosen if arms is None else chosen.only(arms)
     _check_options(chosen)
     return chosen
 

@@ -2,12 +2,13 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
 from bn_lightning.analysis.catalog import find_study, study_names
 from bn_lightning.analysis.report import write_report
+from bn_lightning.analysis.report_runs import unreached_target
 from bn_lightning.analysis.results import load_cells, load_results
 from bn_lightning.analysis.run_folder import RunFolder
 from bn_lightning.analysis.study import Arm, Budget, Problem, Study
@@ -23,32 +24,44 @@ class Published:
         path: The page.
         summary: One row per arm.
         comparisons: One row per comparison with the reference.
+        remarks: What a reader of the tables must know of them.
     """
 
     path: Path
     summary: pd.DataFrame
     comparisons: pd.DataFrame
+    remarks: tuple[str, ...] = ()
 
 
-def publish(out: Path, *, study: Study, results: pd.DataFrame, cells: pd.DataFrame) -> Published:
-    """Summarise, compare, and write `report.html` and `figures/` into a run folder.
+def publish(
+    out: Path,
+    *,
+    study: Study,
+    results: pd.DataFrame,
+    cells: pd.DataFrame,
+    form: Literal["html", "markdown"] = "html",
+) -> Published:
+    """Summarise, compare, and write the report and `figures/` into a run folder.
 
     Args:
         out: The run folder.
         study: The study.
         results: The long table.
         cells: One row per cell.
+        form: "html" for `report.html`, "markdown" for `report.md`.
 
     Returns:
         Path and tables.
     """
     summary = summarise(results, cells, study)
     comparisons = compare(results, cells, study)
-    path = write_report(out, study=study, results=results, cells=cells, summary=summary, comparisons=comparisons)
-    return Published(path, summary, comparisons)
+    path = write_report(
+        out, study=study, results=results, cells=cells, summary=summary, comparisons=comparisons, form=form
+    )
+    return Published(path, summary, comparisons, tuple(unreached_target(results, study)))
 
 
-def publish_folder(out: str | Path) -> Published:
+def publish_folder(out: str | Path, *, form: Literal["html", "markdown"] = "html") -> Published:
     """Write the report of a run folder again, from its files alone.
 
     The study is found by its name, for its question and figures; problem, budget and target are those of the run. A
@@ -56,6 +69,7 @@ def publish_folder(out: str | Path) -> Published:
 
     Args:
         out: The run folder.
+        form: "html" for `report.html`, "markdown" for `report.md`.
 
     Returns:
         Path and tables.
@@ -72,7 +86,7 @@ def publish_folder(out: str | Path) -> Published:
     results, cells = load_results(folder.path), load_cells(folder.path)
     if results.empty:
         raise RunFolderError(f"{folder.path} holds no finished cell yet. Run its comparison first.")
-    return publish(folder.path, study=_remembered_study(folder, said), results=results, cells=cells)
+    return publish(folder.path, study=_remembered_study(folder, said), results=results, cells=cells, form=form)
 
 
 def _remembered_study(folder: RunFolder, said: dict[str, Any]) -> Study:
@@ -90,9 +104,12 @@ def _remembered_study(folder: RunFolder, said: dict[str, Any]) -> Study:
         arms = tuple(Arm(**arm) for arm in said["arms"])
         name, question, reference = said["study"], said["question"], said["reference"]
     except (KeyError, TypeError, ValueError) as error:
-        raise RunFolderError(f"{folder.path / 'study.json'} lacks what a report needs: {error!r}.") from error
+        raise RunFolderError(
+            f"{folder.path / 'study.json'} lacks what a report needs: {error!r}. It may be of another version of "
+            "bn_lightning: run the same comparison into this folder again, which keeps its finished cells."
+        ) from error
     if name in study_names():
-        return dataclasses.replace(find_study(name, problem=problem), arms=arms)
+        return dataclasses.replace(find_study(name, problem=problem), arms=arms, reference=reference)
     return Study(name=name, question=question, arms=arms, reference=reference, problem=problem)
 
 

@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -13,6 +13,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from bn_lightning.analysis.number_format import table_text
 from bn_lightning.analysis.plots.saving import figure_data_uri, figure_png
 from bn_lightning.analysis.plots.standard import standard_figures
+from bn_lightning.analysis.report_markdown import Verbatim, markdown_path, markdown_text
+from bn_lightning.analysis.report_runs import run_links, unreached_target
 from bn_lightning.analysis.report_text import (
     arms_table,
     commands,
@@ -54,10 +56,12 @@ def write_report(
     summary: pd.DataFrame,
     comparisons: pd.DataFrame,
     figures: Sequence[Figure] | None = None,
+    form: Literal["html", "markdown"] = "html",
 ) -> Path:
     """Write a study's report into its run folder, as one page that needs no other file and no network.
 
-    Writes `report.html` and, for every figure, `figures/<name>.png` under `out`; each file is replaced in one step. A
+    Writes `report.html` and, for every figure, `figures/<name>.png` under `out`; each file is replaced in one step. As
+    Markdown it is `report.md`, which shows the figures from their files. A
     figure that cannot be drawn from these results (its quantity was not recorded) is left out, named on the page
     with the reason, and warned about; cells that failed or diverged are named above the result.
 
@@ -69,13 +73,16 @@ def write_report(
         summary: One row per arm, shown first; any columns, their names being words.
         comparisons: One row per comparison with the reference arm; any columns.
         figures: What to draw in place of the study's figures; a study without any gets those that suit every study.
+        form: "html" or "markdown".
 
     Returns:
         Path of the page.
 
     Raises:
-        ValueError: If two figures have the same name.
+        ValueError: If two figures have the same name, or there is no such form.
     """
+    if form not in _FILES:
+        raise ValueError(f"A report is written as {' or '.join(map(repr, _FILES))}, not as {form!r}.")
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     wanted = tuple(figures if figures is not None else study.figures or standard_figures(study))
@@ -83,8 +90,8 @@ def write_report(
     if len(set(names)) < len(names):
         raise ValueError(f"The figures {', '.join(names)} share a name, so one file would replace another.")
     pictures, failures = _draw(folder / "figures", wanted, results, cells, study)
-    troubles = [*troubled_cells(folder, cells), *failures]
-    page = _template().render(
+    troubles = [*troubled_cells(folder, cells), *unreached_target(results, study), *failures]
+    page = _template(form).render(
         study=study,
         reference=study.reference,
         troubles=troubles,
@@ -98,19 +105,29 @@ def write_report(
         setting=list(setting(study, cells)),
         arms=table_text(arms_table(study)),
         cells=table_text(cells.drop(columns=["study", "factors"], errors="ignore")),
+        links=list(run_links(cells)),
         commands=commands(folder, study, cells),
         versions=list(versions(folder, cells)),
     )
-    path = folder / "report.html"
+    path = folder / _FILES[form][0]
     _replace(path, page.encode("utf-8"))
     return path
 
 
-def _template() -> Any:
-    environment = Environment(
-        loader=PackageLoader("bn_lightning.analysis", "."), autoescape=True, undefined=StrictUndefined
-    )
-    return environment.get_template("report.html.j2")
+_FILES = {"html": ("report.html", "report.html.j2"), "markdown": ("report.md", "report.md.j2")}
+
+
+def _template(form: str) -> Any:
+    loader = PackageLoader("bn_lightning.analysis", ".")
+    if form == "html":
+        environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
+    else:
+        # Whatever is put in is escaped, as autoescape does for HTML, so that no name is taken for markup.
+        environment = Environment(
+            loader=loader, autoescape=False, undefined=StrictUndefined, finalize=markdown_text, trim_blocks=True
+        )
+        environment.filters.update(verbatim=Verbatim, path=markdown_path)
+    return environment.get_template(_FILES[form][1])
 
 
 def _replace(path: Path, content: bytes) -> None:

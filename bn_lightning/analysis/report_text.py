@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from bn_lightning.analysis.catalog import find_study, study_names
 from bn_lightning.analysis.run_folder import RunFolder
 from bn_lightning.analysis.study import Study
 
@@ -148,13 +149,21 @@ def commands(folder: Path, study: Study, cells: pd.DataFrame) -> list[str]:
     """
     again = folder.with_name(folder.name + "_again")
     steps, seeds = study.problem.budget.max_steps, cells["seed"].nunique()
+    options = [f"--max-steps={steps}", f"--seeds={seeds}", f"--out={again}", *_chosen_arms(study)]
     return [
-        shlex.join(
-            ["bn-lightning", "compare", study.name, f"--max-steps={steps}", f"--seeds={seeds}", f"--out={again}"]
-        ),
+        shlex.join(["bn-lightning", "compare", study.name, *options]),
         shlex.join(["bn-lightning", "report", str(folder)]),
         shlex.join(["tensorboard", "--logdir", str(folder)]),
     ]
+
+
+def _chosen_arms(study: Study) -> list[str]:
+    """The option that names a study's arms, where it has fewer than the one of that name."""
+    if study.name not in study_names():
+        return []
+    names = [arm.name for arm in study.arms]
+    whole = [arm.name for arm in find_study(study.name, problem=study.problem).arms]
+    return [] if names == whole else [f"--arms={','.join(names)}"]
 
 
 def versions(folder: Path, cells: pd.DataFrame) -> Iterator[tuple[str, str]]:

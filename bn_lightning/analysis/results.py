@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from platform import node
 from typing import Any
 
 import pandas as pd
@@ -142,11 +143,20 @@ def write_text(path: Path, text: str) -> None:
     Args:
         path: Where to.
         text: What to write.
+
+    Raises:
+        RunFolderError: If it cannot be written, as on a full disk.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    # Processes of several machines, which may share their number, write into one run folder.
+    part = path.with_name(f".{path.name}.{node()}.{os.getpid()}.part")
     try:
         part.write_text(text, encoding="utf-8")
         os.replace(part, path)
+    except OSError as error:
+        raise RunFolderError(
+            f"{path} cannot be written: {error.strerror or error}. What was written before is whole; make room, or "
+            "name another place (--out), and run the same again."
+        ) from error
     finally:
         part.unlink(missing_ok=True)

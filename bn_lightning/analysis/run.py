@@ -15,16 +15,18 @@ from bn_lightning.analysis.study import Study
 def run_study(
     study: str | Study,
     *,
+    arms: str | Iterable[str] | None = None,
     model: Callable[..., Any] | None = None,
     data: Callable[..., Any] | None = None,
     monitor: str | None = None,
-    mode: Literal["max", "min"] = "max",
+    mode: Literal["max", "min"] | None = None,
     target: float | None = None,
     max_steps: int | None = None,
     eval_every: int | None = None,
     seeds: int | Iterable[int] | None = None,
     jobs: int = 1,
     engine: str = "loky",
+    address: str | None = None,
     out: str | Path = "bn_lightning_runs",
     data_dir: str | Path | None = None,
     trainer_options: Mapping[str, Any] | None = None,
@@ -41,16 +43,19 @@ def run_study(
 
     Args:
         study: A study, or the name of one of the package's own.
+        arms: Names or fnmatch patterns of the arms to run, see `Study.only`; by default all.
         model: Makes a LightningModule, in place of the study's; needs `data` and `monitor` too.
         data: Makes a LightningDataModule, in place of the study's.
         monitor: Validation metric to compare by, as the module logs it.
-        mode: Whether higher or lower values of `monitor` are better.
+        mode: Whether higher ("max", as where nothing is said) or lower values of `monitor` are better.
         target: Value of the metric whose first passage is timed; fix it before the runs.
         max_steps: Optimizer steps of a run.
         eval_every: Optimizer steps between evaluations; step 0, before any training, is evaluated too.
         seeds: How many seeds, 0 … n - 1, or which ones; 6 in the package's own studies.
         jobs: Number of processes; one trains in this process.
-        engine: A joblib backend, such as "loky" or "sequential".
+        engine: "loky" (processes on this machine), "dask" (a cluster that is running, whose workers see `out` under the
+            same path), "sequential", or another backend that was registered with joblib, such as Ray's.
+        address: Of the Dask scheduler, such as "tcp://127.0.0.1:8786".
         out: The run folder; made if need be.
         data_dir: Folder with MNIST, in place of the embedded digits.
         trainer_options: Further arguments for the Trainer, such as `{"accelerator": "gpu"}`.
@@ -62,7 +67,8 @@ def run_study(
         The table with the columns study, arm, seed, step, layer, quantity and value; steps are optimizer steps from 0.
 
     Raises:
-        UnknownNameError: If there is no such study or engine.
+        UnknownNameError: If there is no such study, arm or engine.
+        ClusterError: If the Dask cluster cannot be reached or used.
         RunFolderError: If the run folder belongs to another study, or a data file cannot be read.
         TypeError: If model or data are objects and not what makes them.
         ValueError: If options are missing or contradict each other.
@@ -75,6 +81,7 @@ def run_study(
     """
     chosen = prepare_study(
         study,
+        arms=arms,
         model=model,
         data=data,
         monitor=monitor,
@@ -85,7 +92,7 @@ def run_study(
         data_dir=data_dir,
         trainer_options=trainer_options,
     )
-    run = execute(chosen, seeds=seeds, jobs=jobs, engine=engine, out=out, redo=redo, progress=progress)
+    run = execute(chosen, seeds=seeds, jobs=jobs, engine=engine, address=address, out=out, redo=redo, progress=progress)
     if report and not run.results.empty:
         publish(run.out, study=run.study, results=run.results, cells=run.cells)
     return run.results

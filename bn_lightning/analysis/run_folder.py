@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from bn_lightning.analysis.process_lock import held
 from bn_lightning.analysis.results import (
     CELL_COLUMNS,
     read_results,
@@ -49,20 +50,23 @@ class RunFolder:
             raise RunFolderError(
                 f"{self.path} is a file, not a folder for results. Name another folder by out (--out)."
             )
-        owner = self.owner()
         mine = {"study": study.name, "problem": study.problem.name}
-        if owner is None and self.path.is_dir() and any(self.path.iterdir()):
+        # Hidden files do not count: another process that claims the folder at this moment makes some.
+        foreign = self.path.is_dir() and any(not path.name.startswith(".") for path in self.path.iterdir())
+        if foreign and self.owner() is None:
             raise RunFolderError(
                 f"{self.path} holds files but no study.json, so it is no run folder. Name a new or empty folder by "
                 "out (--out)."
             )
-        if owner is not None and {name: owner.get(name) for name in mine} != mine:
-            raise RunFolderError(
-                f"{self.path} belongs to the study {owner.get('study')!r} on the problem {owner.get('problem')!r}; "
-                f"asked was {study.name!r} on {study.problem.name!r}. Name another folder by out (--out), or remove "
-                "this one."
-            )
-        write_json(self.path / "study.json", {**mine, "question": study.question, **(extra or {})})
+        with held(self.path, "study"):
+            owner = self.owner()
+            if owner is not None and {name: owner.get(name) for name in mine} != mine:
+                raise RunFolderError(
+                    f"{self.path} belongs to the study {owner.get('study')!r} on the problem {owner.get('problem')!r}; "
+                    f"asked was {study.name!r} on {study.problem.name!r}. Name another folder by out (--out), or "
+                    "remove this one."
+                )
+            write_json(self.path / "study.json", {**mine, "question": study.question, **(extra or {})})
 
     def owner(self) -> dict[str, Any] | None:
         """What `study.json` says, or None if there is no such file.
@@ -142,7 +146,12 @@ class RunFolder:
             if not record:
                 continue
             if record.get("status") == "done" and self._is_whole(key, record):
-                tables.append(read_results(self.cell(key) / "results.csv"))
+                try:
+                    tables.append(read_results(self.cell(key) / "results.csv"))
+                except RunFolderError:
+                    if self._is_whole(key, record):
+                        raise
+                    record = self.record(key) or record  # another process began the cell again at this moment
             cells.append(
                 {
                     "study": study.name,

@@ -1,28 +1,35 @@
 """Run the cells of a study that are not finished, and gather all of them."""
 
 import dataclasses
-import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-import bn_lightning.errors as package_errors
 from bn_lightning.analysis.cell import Cell, Outcome
 from bn_lightning.analysis.configuration import cell_configuration, configuration_hash, describe
-from bn_lightning.analysis.engine import check_engine, run_cells
+from bn_lightning.analysis.engine import WorkerError, check_engine, run_cells
 from bn_lightning.analysis.progress import cell_progress
 from bn_lightning.analysis.run_folder import RunFolder
+from bn_lightning.analysis.run_warnings import (
+    CellsFailedWarning,
+    ConfigurationChangedWarning,
+    OtherVersionsWarning,
+    warn_of_changes,
+    warn_of_outcomes,
+    warn_of_versions,
+)
 from bn_lightning.analysis.study import Study
 
-
-class CellsFailedWarning(UserWarning):
-    """Some cells of a study ended with an error; the others were kept."""
-
-
-class ConfigurationChangedWarning(UserWarning):
-    """Finished cells of a run folder were trained otherwise than asked, and are trained again."""
+__all__ = [
+    "CellsFailedWarning",
+    "ConfigurationChangedWarning",
+    "OtherVersionsWarning",
+    "Run",
+    "StudyInterrupted",
+    "execute",
+]
 
 
 class StudyInterrupted(KeyboardInterrupt):
@@ -58,6 +65,7 @@ def execute(
     seeds: int | Iterable[int] | None = None,
     jobs: int = 1,
     engine: str = "loky",
+    address: str | None = None,
     out: str | Path = "bn_lightning_runs",
     redo: bool = False,
     progress: bool = True,
@@ -65,14 +73,17 @@ def execute(
     """Train every arm with every seed where that was not done yet, and gather the tables.
 
     Warns of cells that failed (CellsFailedWarning), of finished cells that were trained with another configuration and
-    are trained again (ConfigurationChangedWarning), and of what the package itself warned of inside the cells. The
-    data's `prepare_data` runs once before the first cell.
+    are trained again (ConfigurationChangedWarning), of those that are kept though they were trained with other versions
+    (OtherVersionsWarning), and of what the package itself warned of inside the cells. The data's `prepare_data` runs
+    once before the first cell. Another process may run the same study into the same folder meanwhile: each cell is
+    trained by one of the two.
 
     Args:
         study: The study.
         seeds: How many seeds, 0 … n - 1, or which ones; by default as many as the problem's budget says.
         jobs: Number of processes.
-        engine: A joblib backend.
+        engine: "loky", "dask", "sequential", or another backend registered with joblib.
+        address: Of the Dask scheduler, for the engine "dask".
         out: The run folder.
         redo: Train finished cells again.
         progress: Show a progress bar over cells.
@@ -81,19 +92,23 @@ def execute(
         Tables, failures and counts.
 
     Raises:
-        ValueError: If seeds or jobs are no numbers to run.
+        ValueError: If seeds or jobs are no numbers to run, the address is missing, an arm cannot be sent to another
+            process, or a cell is to train in several processes.
         UnknownNameError: If there is no such engine.
+        ClusterError: If the Dask cluster cannot be reached or used.
         RunFolderError: If the folder belongs to something else.
         WorkerError: If a process died; finished cells are kept.
         StudyInterrupted: On Ctrl-C, after the finished cells were gathered.
     """
-    check_engine(jobs=jobs, engine=engine)
+    check_engine(jobs=jobs, engine=engine, address=address)
+    _check_one_process(study)
     chosen = _chosen_seeds(study, seeds)
     folder = RunFolder(Path(out).expanduser().absolute())
     folder.claim(study, extra=_what_a_report_needs(study))
-    cells = _cells(study, chosen, folder)
+    cells = _cells(study, chosen, folder, redo=redo)
     todo = [cell for cell in cells if redo or not folder.is_finished(cell.key, cell.configuration_hash)]
-    _warn_of_changes(folder, todo)
+    warn_of_changes(folder, todo)
+    warn_of_versions(folder, cells, todo)
     outcomes: list[Outcome] = []
     try:
         if todo:
@@ -101,9 +116,13 @@ def execute(
             study.problem.data().prepare_data()
         finished = len(cells) - len(todo)
         with cell_progress(study.name, total=len(cells), finished=finished, shown=progress and bool(todo)) as advance:
-            for outcome in run_cells(todo, jobs=min(jobs, len(todo)), engine=engine) if todo else ():
+            workers = min(jobs, len(todo))
+            for outcome in run_cells(todo, jobs=workers, engine=engine, address=address) if todo else ():
                 outcomes.append(outcome)
                 advance(outcome)
+    except WorkerError:
+        folder.gather(study, [cell.key for cell in cells])
+        raise
     except KeyboardInterrupt as error:
         folder.gather(study, [cell.key for cell in cells])
         kept = sum(folder.is_finished(cell.key, cell.configuration_hash) for cell in cells)
@@ -113,8 +132,9 @@ def execute(
         ) from error
     results, table = folder.gather(study, [cell.key for cell in cells])
     failures = tuple(outcome for outcome in outcomes if outcome.status == "failed")
-    _warn_of_outcomes(outcomes, failures, len(cells))
-    return Run(study, folder.path, results, table, failures, len(todo), len(cells) - len(todo))
+    warn_of_outcomes(outcomes, failures, len(cells))
+    trained = sum(not outcome.kept for outcome in outcomes)
+    return Run(study, folder.path, results, table, failures, trained, len(cells) - trained)
 
 
 def _chosen_seeds(study: Study, seeds: int | Iterable[int] | None) -> list[int]:
@@ -125,13 +145,30 @@ def _chosen_seeds(study: Study, seeds: int | Iterable[int] | None) -> list[int]:
     return chosen
 
 
-def _cells(study: Study, seeds: Sequence[int], folder: RunFolder) -> list[Cell]:
+def _check_one_process(study: Study) -> None:
+    """Refuse what would start further processes from within a cell, which would run the whole study again."""
+    options = study.problem.trainer_options
+    devices, nodes = options.get("devices", 1), options.get("num_nodes", 1)
+    several = (
+        (isinstance(devices, int) and devices not in (0, 1))
+        or (isinstance(devices, (list, tuple)) and len(devices) > 1)
+        or (isinstance(devices, str) and devices not in ("auto", "0", "1"))
+    )
+    if several or nodes != 1:
+        raise ValueError(
+            f"A cell trains in one process, on one device, but trainer_options ask for devices={devices!r} and "
+            f"num_nodes={nodes!r}. Leave them out: several GPUs are shared out over the cells that run at a time, as "
+            "many as jobs (--jobs) says."
+        )
+
+
+def _cells(study: Study, seeds: Sequence[int], folder: RunFolder, *, redo: bool) -> list[Cell]:
     by_seed: dict[int, list[Cell]] = {seed: [] for seed in seeds}
     for arm in study.arms:
         configuration = cell_configuration(study.problem, arm)
         digest = configuration_hash(configuration)
         for seed in seeds:
-            cell = Cell(study.name, study.problem, arm, seed, folder.path, configuration, digest)
+            cell = Cell(study.name, study.problem, arm, seed, folder.path, configuration, digest, redo)
             by_seed[seed].append(cell)
     # Seed by seed, so that an interrupted run leaves whole pairs.
     return [cell for cells in by_seed.values() for cell in cells]
@@ -153,37 +190,3 @@ def _what_a_report_needs(study: Study) -> dict[str, Any]:
             for arm in study.arms
         ],
     }
-
-
-def _warn_of_changes(folder: RunFolder, todo: Sequence[Cell]) -> None:
-    changed: set[str] = set()
-    count = 0
-    for cell in todo:
-        record = folder.record(cell.key)
-        if record.get("status") == "done" and record.get("configuration_hash") != cell.configuration_hash:
-            before = record.get("configuration", {})
-            changed |= {name for name, value in cell.configuration.items() if before.get(name) != value}
-            count += 1
-    if count:
-        warnings.warn(
-            f"{count} finished cells in {folder.path} were trained otherwise ({', '.join(sorted(changed))} changed), "
-            "so they are trained again. To keep both, name another folder by out (--out).",
-            ConfigurationChangedWarning,
-            stacklevel=3,
-        )
-
-
-def _warn_of_outcomes(outcomes: Sequence[Outcome], failures: Sequence[Outcome], total: int) -> None:
-    """Warn once of what the package warned of in the cells; what others warned of stays in the cells' files."""
-    found: dict[tuple[str, str], list[str]] = {}
-    for outcome in outcomes:
-        for name, text in outcome.warnings:
-            if hasattr(package_errors, name):
-                found.setdefault((name, text), []).append(f"{outcome.arm}, seed {outcome.seed}")
-    for (name, text), cells in found.items():
-        more = f" and {len(cells) - 1} more" if len(cells) > 1 else ""
-        warnings.warn(f"{text} (cell {cells[0]}{more})", getattr(package_errors, name), stacklevel=3)
-    if failures:
-        said = "; ".join(f"{cell.arm}, seed {cell.seed}: {cell.error}" for cell in failures)
-        text = f"{len(failures)} of {total} cells failed: {said}. Their cell.json holds the tracebacks."
-        warnings.warn(text, CellsFailedWarning, stacklevel=3)

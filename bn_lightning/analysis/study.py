@@ -1,7 +1,8 @@
 """What a comparison is made of: a problem, arms that differ in one respect, a budget, figures."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import fnmatch
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from bn_lightning.analysis.names import unknown_name
@@ -84,6 +85,7 @@ class Arm:
         factors: In what the arm differs, as plain values; stored with every cell.
         options: Keyword arguments for the problem's `module`.
         label: Words for figures and tables; the name by default.
+        budget: Length and evaluations of this arm's runs, in place of the problem's; its number of seeds is not used.
 
     Raises:
         ValueError: If the name cannot be a folder's name.
@@ -98,6 +100,7 @@ class Arm:
     factors: Mapping[str, str | float | bool] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
     label: str = ""
+    budget: Budget | None = None
 
     def __post_init__(self) -> None:
         if not self.name or self.name.startswith(".") or any(character in self.name for character in "/\\\0"):
@@ -178,3 +181,33 @@ class Study:
             if arm.name == name:
                 return arm
         raise unknown_name(f"arm of study {self.name!r}", name, [arm.name for arm in self.arms])
+
+    def only(self, arms: str | Iterable[str]) -> "Study":
+        """The study with some of its arms, in its own order.
+
+        Args:
+            arms: Names of arms or fnmatch patterns, such as "relu_*"; a string holds several with commas between.
+
+        Returns:
+            The smaller study; where its reference is left out, the first arm that is kept becomes the reference.
+
+        Raises:
+            UnknownNameError: If a name or pattern matches no arm; the message names the near ones.
+            ValueError: If none is given.
+
+        Example:
+            >>> from bn_lightning.analysis.catalog import find_study
+            >>> [arm.name for arm in find_study("placement").only("none,before*").arms]
+            ['none', 'before', 'before_plain']
+        """
+        wanted = [name.strip() for name in (arms.split(",") if isinstance(arms, str) else arms)]
+        wanted = [name for name in wanted if name]
+        names = [arm.name for arm in self.arms]
+        if not wanted:
+            raise ValueError(f"No arm of study {self.name!r} was named; there are: {', '.join(names)}.")
+        for pattern in wanted:
+            if not fnmatch.filter(names, pattern):
+                raise unknown_name(f"arm of study {self.name!r}", pattern, names)
+        kept = tuple(arm for arm in self.arms if any(fnmatch.fnmatchcase(arm.name, pattern) for pattern in wanted))
+        reference = self.reference if self.reference in {arm.name for arm in kept} else kept[0].name
+        return replace(self, arms=kept, reference=reference)

@@ -1,5 +1,6 @@
 """Train one arm with one seed in this process, and give back its curve."""
 
+import dataclasses
 import importlib
 import logging
 import signal
@@ -14,6 +15,7 @@ import torch
 
 from bn_lightning.analysis.recorder import CurveRecorder, seed_all
 from bn_lightning.analysis.study import Arm, Problem
+from bn_lightning.analysis.tensorboard_hparams import cell_hparams, log_hparams
 from bn_lightning.callbacks._compat import LightningModule, namespace_of
 from bn_lightning.surgery.sandbox import preserve_random_state
 
@@ -56,11 +58,14 @@ def train(problem: Problem, arm: Arm, *, seed: int, folder: Path) -> Training:
     """
     with recorded_warnings() as caught, quiet_lightning(), preserve_random_state(), _one_thread():
         seed_all(seed)
+        if arm.budget is not None:
+            problem = dataclasses.replace(problem, budget=arm.budget)
         module = problem.module(**arm.options)
         data = problem.data()
         recorder = CurveRecorder(seed=seed, monitor=problem.monitor, max_steps=problem.budget.max_steps)
         callbacks = arm.callbacks()
         trainer = _trainer(namespace_of_module(module), problem, [recorder, *callbacks], folder)
+        log_hparams(trainer, cell_hparams(problem, arm, seed=seed, module=module), metric=problem.monitor)
         _fit(trainer, module, data)
     rows = list(recorder.rows)
     for callback in callbacks:
@@ -105,8 +110,11 @@ def _trainer(namespace: Any, problem: Problem, callbacks: list[Any], folder: Pat
         "enable_progress_bar": False,
         "enable_model_summary": False,
         "default_root_dir": folder,
+        "devices": 1,  # Lightning's default is all GPUs, in processes that would each run the whole study
         # TensorBoard shows the run as <arm>/seed_<k>.
-        "logger": loggers.TensorBoardLogger(folder.parent.parent, name=folder.parent.name, version=folder.name),
+        "logger": loggers.TensorBoardLogger(
+            folder.parent.parent, name=folder.parent.name, version=folder.name, default_hp_metric=False
+        ),
     }
     return namespace.Trainer(callbacks=callbacks, **{**options, **problem.trainer_options})
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from bn_lightning.cli.ensembles import ensemble
+from bn_lightning.cli.imports import check_import_paths
 from bn_lightning.cli.measurements import measure
 from bn_lightning.cli.models import plan, recalibrate
 from bn_lightning.cli.parsing import parse
@@ -43,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.path.insert(0, os.getcwd())
     with _one_line_warnings():
         try:
+            check_import_paths(arguments)
             command, options = parse(arguments, COMMANDS)
             return COMMANDS[command](**options)
         except KeyboardInterrupt as error:

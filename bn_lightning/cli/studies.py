@@ -10,6 +10,8 @@ if TYPE_CHECKING:  # jsonargparse follows these when it builds the command that 
     from bn_lightning.analysis.runner import Run
     from bn_lightning.analysis.study import Study
 
+DEMO_ARMS = ("none", "before", "after")
+
 
 def demo(
     *,
@@ -19,6 +21,7 @@ def demo(
     seeds: int = 6,
     jobs: int = 2,
     engine: str = "loky",
+    address: str | None = None,
     out: str = "bn_lightning_runs",
     redo: bool = False,
 ) -> int:
@@ -32,7 +35,8 @@ def demo(
         max_steps: Optimizer steps of a run.
         seeds: Number of seeds.
         jobs: Number of processes.
-        engine: How processes are run, a joblib backend.
+        engine: loky (processes here), dask (a cluster that is running), sequential, or another joblib backend.
+        address: Of the Dask scheduler, as tcp://127.0.0.1:8786; its workers need to see the folder of results.
         out: Folder for results.
         redo: Train finished cells again.
 
@@ -41,23 +45,25 @@ def demo(
     """
     from bn_lightning.analysis.prepare import prepare_study
 
-    study = prepare_study("placement", target=target, max_steps=max_steps, data_dir=data_dir)
-    return _run(study, seeds=seeds, jobs=jobs, engine=engine, out=out, redo=redo)
+    study = prepare_study("placement", arms=DEMO_ARMS, target=target, max_steps=max_steps, data_dir=data_dir)
+    return _run(study, seeds=seeds, jobs=jobs, engine=engine, address=address, out=out, redo=redo)
 
 
 def compare(
     study: str,
     *,
+    arms: str | None = None,
     model: "ModuleFactory | None" = None,
     data: "DataFactory | None" = None,
     monitor: str | None = None,
-    mode: Literal["max", "min"] = "max",
+    mode: Literal["max", "min"] | None = None,
     target: float | None = None,
     max_steps: int | None = None,
     eval_every: int | None = None,
     seeds: int = 6,
     jobs: int = 2,
     engine: str = "loky",
+    address: str | None = None,
     out: str = "bn_lightning_runs",
     data_dir: str | None = None,
     redo: bool = False,
@@ -66,19 +72,21 @@ def compare(
 
     Args:
         study: Name of the study.
+        arms: Names or patterns of the arms to run, with commas between, as --arms=none,before*; by default all.
         model: Import path of a LightningModule; its arguments follow as --model.lr=0.1.
         data: Import path of a LightningDataModule; its arguments follow as --data.batch_size=32.
         monitor: Validation metric that your module logs.
-        mode: Whether higher or lower is better.
+        mode: Whether higher (max, as where nothing is said) or lower (min) values of the monitor are better.
         target: Value of the metric to time.
         max_steps: Optimizer steps of a run.
         eval_every: Optimizer steps between evaluations.
         seeds: Number of seeds.
         jobs: Number of processes.
-        engine: How processes are run, a joblib backend.
+        engine: loky (processes here), dask (a cluster that is running), sequential, or another joblib backend.
+        address: Of the Dask scheduler, as tcp://127.0.0.1:8786; its workers need to see the folder of results.
         out: Folder for results.
         data_dir: Folder with MNIST, in place of the embedded digits.
-        redo: Train finished cells again.
+        redo: Train finished cells again, as after a change in what your code reads from files.
 
     Returns:
         Exit status.
@@ -87,6 +95,7 @@ def compare(
 
     chosen = prepare_study(
         study,
+        arms=arms,
         model=model,
         data=data,
         monitor=monitor,
@@ -96,14 +105,15 @@ def compare(
         eval_every=eval_every,
         data_dir=data_dir,
     )
-    return _run(chosen, seeds=seeds, jobs=jobs, engine=engine, out=out, redo=redo)
+    return _run(chosen, seeds=seeds, jobs=jobs, engine=engine, address=address, out=out, redo=redo)
 
 
-def report(folder: str) -> int:
+def report(folder: str, *, format: Literal["html", "markdown"] = "html") -> int:
     """Write the report of a run folder again, from its files alone.
 
     Args:
         folder: The folder that was given as --out.
+        format: html, one page that needs no other file, or markdown, which links to the folder's figures.
 
     Returns:
         Exit status.
@@ -111,13 +121,15 @@ def report(folder: str) -> int:
     from bn_lightning.analysis.console import show_comparison
     from bn_lightning.analysis.publish import publish_folder
 
-    published = publish_folder(folder)
+    published = publish_folder(folder, form=format)
     show_comparison(published.summary, published.comparisons)
+    for line in published.remarks:
+        say(line)
     say(f"Report: {published.path}")
     return DONE
 
 
-def _run(study: "Study", *, seeds: int, jobs: int, engine: str, out: str, redo: bool) -> int:
+def _run(study: "Study", *, seeds: int, jobs: int, engine: str, address: str | None, out: str, redo: bool) -> int:
     from bn_lightning.analysis.console import show_comparison
     from bn_lightning.analysis.publish import publish
     from bn_lightning.analysis.runner import CellsFailedWarning, execute
@@ -125,20 +137,26 @@ def _run(study: "Study", *, seeds: int, jobs: int, engine: str, out: str, redo: 
     with warnings.catch_warnings():
         # The failed cells are named below.
         warnings.simplefilter("ignore", CellsFailedWarning)
-        run = execute(study, seeds=seeds, jobs=jobs, engine=engine, out=out, redo=redo)
+        run = execute(study, seeds=seeds, jobs=jobs, engine=engine, address=address, out=out, redo=redo)
     say(f"{run.trained} cells trained, {run.skipped} were finished already.")
     if not run.results.empty:
         published = publish(run.out, study=run.study, results=run.results, cells=run.cells)
         show_comparison(published.summary, published.comparisons)
+        for line in published.remarks:
+            say(line)
         say(f"Report:  {published.path}\nFigures: {run.out / 'figures'}\n")
         say(f"tensorboard --logdir {_quoted(run.out)}")
     return _say_what_failed(run)
 
 
 def _say_what_failed(run: "Run") -> int:
+    alike: dict[tuple[str, str], list[int]] = {}
     for cell in run.failures:
-        place = run.out / cell.arm / f"seed_{cell.seed}" / "cell.json"
-        complain(f"failed: {cell.arm}, seed {cell.seed}: {cell.error} ({place})")
+        alike.setdefault((cell.arm, cell.error), []).append(cell.seed)
+    for (arm, error), seeds in alike.items():
+        place = run.out / arm / f"seed_{seeds[0]}" / "cell.json"
+        which = f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+        complain(f"failed: {arm}, {which}: {error} ({place})")
     return SOME_FAILED if run.failures else DONE
 
 

@@ -1,3 +1,4 @@
+import errno
 import json
 import signal
 
@@ -66,3 +67,20 @@ def test_only_a_process_of_its_own_leaves_ctrl_c_to_its_parent(tmp_path):
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def test_a_disk_that_is_full_from_the_start_is_a_failed_cell_and_not_the_end_of_the_study(tmp_path, monkeypatch):
+    def full(self, *_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_text", full)
+    outcome = run_cell(cell(tmp_path))
+    assert outcome.status == "failed"
+    assert "cell.json cannot be written: No space left on device" in outcome.error
+
+
+def test_a_finished_cell_is_kept_unless_it_is_to_be_trained_again(tmp_path):
+    assert not run_cell(cell(tmp_path)).kept
+    assert run_cell(cell(tmp_path)).kept
+    assert not run_cell(cell(tmp_path, redo=True)).kept
+    assert not run_cell(cell(tmp_path, configuration_hash="abd")).kept

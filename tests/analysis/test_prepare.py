@@ -5,6 +5,7 @@ from tiny import TinyData, TinyNet, tiny_problem, tiny_study
 
 from bn_lightning.analysis.prepare import own_problem, prepare_study
 from bn_lightning.analysis.study import Arm, Budget
+from bn_lightning.errors import UnknownNameError
 
 OWN = {"model": TinyNet, "data": TinyData, "monitor": "val_loss"}
 
@@ -102,3 +103,22 @@ def helper(make, cls, **options):
 )
 def test_a_problem_is_called_after_its_model(factory, name):
     assert own_problem(factory, TinyData, monitor="x").name == name
+
+
+def test_chosen_arms_alone_are_run():
+    assert [arm.name for arm in prepare_study("placement", arms="after, none").arms] == ["none", "after"]
+    with pytest.raises(UnknownNameError, match=r"no arm of study 'placement' 'befor'. Did you mean 'before'"):
+        prepare_study("placement", arms=("none", "befor"))
+
+
+def test_a_mode_without_the_metric_it_is_of_is_refused():
+    with pytest.raises(ValueError, match=r"mode \(--mode\) 'min' says which way .* but none is named"):
+        prepare_study("placement", mode="min")
+    with pytest.raises(ValueError, match=r"Name it by monitor \(--monitor\)"):
+        prepare_study(tiny_study(), mode="max")
+
+
+def test_a_metric_is_the_better_the_higher_unless_mode_says_otherwise():
+    assert prepare_study(tiny_study(), monitor="val_acc").problem.mode == "max"
+    assert prepare_study(tiny_study(), monitor="val_err", mode="min").problem.mode == "min"
+    assert prepare_study(tiny_study()).problem.mode == "min"

@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from tiny import tiny_study
+from tiny import tiny_problem, tiny_study
 
 from bn_lightning.analysis.publish import publish_folder
 from bn_lightning.analysis.run_folder import RunFolder
@@ -44,5 +44,18 @@ def test_a_study_file_that_lacks_something_is_named(tmp_path):
     execute(tiny_study(), out=tmp_path, seeds=1, progress=False)
     said = json.loads((tmp_path / "study.json").read_text())
     (tmp_path / "study.json").write_text(json.dumps({name: said[name] for name in ("study", "problem")}))
-    with pytest.raises(RunFolderError, match=r"study\.json lacks what a report needs: KeyError\('monitor'\)"):
+    lacks = r"study\.json lacks what a report needs: KeyError\('monitor'\).*another version.*keeps its finished cells"
+    with pytest.raises(RunFolderError, match=lacks):
         publish_folder(tmp_path)
+    assert execute(tiny_study(), out=tmp_path, seeds=1, progress=False).trained == 0
+    assert publish_folder(tmp_path).path.is_file()
+
+
+def test_a_report_is_written_as_markdown_too(tmp_path):
+    study = tiny_study(problem=tiny_problem(target=-1.0))
+    execute(study, out=tmp_path, seeds=2, progress=False)
+    published = publish_folder(tmp_path, form="markdown")
+    assert published.path == tmp_path / "report.md"
+    assert "Which rate?" in published.path.read_text(encoding="utf-8")
+    [remark] = published.remarks
+    assert "No run reached the target, val_loss -1" in remark

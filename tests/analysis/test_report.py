@@ -83,7 +83,7 @@ class Page(HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.addresses, self.text, self.open, self.tags = [], "", [], []
+        self.addresses, self.links, self.text, self.open, self.tags = [], [], "", [], []
         self.feed(text)
         self.close()
         assert not self.open, f"never closed: {self.open}"
@@ -91,7 +91,8 @@ class Page(HTMLParser):
     def handle_starttag(self, tag, attributes):
         self.tags.append(tag)
         references = ("src", "href", "srcset", "action", "data", "poster")
-        self.addresses += [value for name, value in attributes if name in references]
+        # A link is followed by a reader's click alone; all else a browser loads for itself.
+        (self.links if tag == "a" else self.addresses).extend(v for name, v in attributes if name in references)
         if tag not in self.VOID:
             self.open.append(tag)
 
@@ -113,6 +114,8 @@ def test_the_page_refers_to_nothing_outside_itself(page):
     assert len(read.addresses) == 4
     assert all(address.startswith("data:") for address in read.addresses)
     assert not {"script", "iframe", "object", "embed"} & set(read.tags)
+    assert len(read.links) == len(ARMS) * 6
+    assert all(address.startswith("http://localhost:6006/?runFilter=") for address in read.links)
     [style] = re.findall(r"<style>(.*?)</style>", text, flags=re.DOTALL)
     assert "url(" not in style
     assert "@import" not in style
@@ -253,6 +256,19 @@ def test_a_study_without_target_figures_or_comparisons_is_still_reported(tmp_pat
     assert "There is nothing to compare: no arm besides the reference none has results." in text
     assert "This study draws no figures." in text
     assert "Target" not in text
+
+
+def test_a_target_that_no_run_reached_is_said_above_the_result(tmp_path):
+    problem = Problem(
+        name="digits",
+        module=object,
+        data=object,
+        monitor="test_accuracy",
+        target=0.9999,
+        budget=Budget(max_steps=300),
+    )
+    text = Page(write(tmp_path, study=made_up_study(problem=problem)).read_text(encoding="utf-8")).text
+    assert text.index("No run reached the target, test_accuracy 0.9999") < text.index("Result\n")
 
 
 def test_a_figure_that_cannot_be_drawn_is_named_and_warned_about(tmp_path):

@@ -68,6 +68,20 @@ def test_values_that_are_no_numbers_are_refused(tmp_path):
         load_results(tmp_path)
 
 
+def test_a_full_disk_is_named_with_the_file_and_the_way_out(tmp_path):
+    resource = pytest.importorskip("resource", reason="limits the size of files, as a full disk does")
+    write_text(tmp_path / "results.csv", "old")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        with pytest.raises(RunFolderError, match=r"results\.csv cannot be written: File too large.*make room"):
+            write_text(tmp_path / "results.csv", "new" * 1000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (tmp_path / "results.csv").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["results.csv"]
+
+
 def test_a_write_that_fails_leaves_the_old_file_and_no_part(tmp_path):
     path = tmp_path / "results.csv"
     write_text(path, "old")

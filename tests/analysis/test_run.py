@@ -15,6 +15,7 @@ def test_one_call_trains_writes_the_files_and_returns_the_table(tmp_path):
 def test_a_model_and_data_of_the_user(tmp_path):
     results = run_study(
         "placement",
+        arms=["none", "before*"],
         model=lambda: TinyNet(lr=0.05),
         data=TinyData,
         monitor="val_loss",
@@ -26,7 +27,7 @@ def test_a_model_and_data_of_the_user(tmp_path):
         report=False,
         trainer_options={"accelerator": "cpu"},
     )
-    assert set(results["arm"]) == {"none", "before", "after"}
+    assert set(results["arm"]) == {"none", "before", "before_plain"}
     assert not (tmp_path / "report.html").exists()
 
 

@@ -17,6 +17,7 @@ from bn_lightning.analysis.results import load_results
 from bn_lightning.analysis.runner import (
     CellsFailedWarning,
     ConfigurationChangedWarning,
+    OtherVersionsWarning,
     StudyInterrupted,
     execute,
 )
@@ -228,6 +229,46 @@ def _wait_for_the_group_to_end(group: int) -> None:
     for _ in range(100):
         os.killpg(group, 0)
         time.sleep(0.1)
+
+
+def test_cells_of_other_versions_are_kept_and_it_is_said(tmp_path):
+    run(tmp_path)
+    for path in (tmp_path / "run" / "slow").glob("*/cell.json"):
+        record = json.loads(path.read_text())
+        path.write_text(json.dumps({**record, "versions": {**record["versions"], "torch": "2.6.0"}}))
+    with pytest.warns(OtherVersionsWarning, match=r"2 finished cells .* are kept: torch 2\.6\.0, now .*--redo"):
+        assert run(tmp_path).trained == 0
+    assert run(tmp_path, redo=True).trained == 4
+    assert run(tmp_path).trained == 0
+
+
+SEVERAL = [{"devices": 2}, {"devices": "2"}, {"devices": [0, 1]}, {"devices": -1}, {"num_nodes": 2}]
+
+
+@pytest.mark.parametrize("options", SEVERAL)
+def test_a_cell_of_several_processes_is_refused(tmp_path, options):
+    study = tiny_study(problem=tiny_problem(trainer_options={"accelerator": "cpu", **options}))
+    with pytest.raises(ValueError, match=r"A cell trains in one process, on one device, .*--jobs"):
+        run(tmp_path, study)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("devices", [1, "1", "auto"])
+def test_one_device_may_be_asked_for(tmp_path, devices):
+    options = {"accelerator": "cpu", "devices": devices}
+    assert run(tmp_path, tiny_study(problem=tiny_problem(trainer_options=options)), seeds=1).trained == 2
+
+
+def test_a_cell_that_another_run_finished_meanwhile_is_not_trained(tmp_path):
+    def meanwhile() -> list:
+        if not (tmp_path / "run" / "b" / "seed_0").exists() and (tmp_path / "run" / "a" / "seed_0").exists():
+            run(tmp_path, tiny_study(Arm(name="b"), name="rates"), seeds=1)
+        return []
+
+    # The other arm's cell is trained from within the first one's, as another process would.
+    study = tiny_study(Arm(name="a", callbacks=meanwhile), Arm(name="b"))
+    done = run(tmp_path, study, seeds=1)
+    assert (done.trained, done.skipped, len(done.cells)) == (1, 1, 2)
 
 
 def test_a_budget_of_its_own_decides_the_number_of_seeds(tmp_path):

@@ -44,3 +44,20 @@ def test_arms_that_would_share_a_folder_are_refused():
 def test_a_reference_that_is_no_arm_is_refused_with_the_near_ones():
     with pytest.raises(UnknownNameError, match=r"no arm of study 'rates' 'quik'\. Did you mean 'quick'"):
         tiny_study(reference="quik")
+
+
+def test_some_arms_keep_the_order_and_the_reference_of_the_study():
+    arms = (Arm(name="relu_none"), Arm(name="relu_before"), Arm(name="elu_none"), Arm(name="elu_before"))
+    study = tiny_study(*arms)
+    some = study.only(["elu_*", "relu_none"])
+    assert [arm.name for arm in some.arms] == ["relu_none", "elu_none", "elu_before"]
+    assert some.reference == "relu_none"
+    assert study.only("elu_*").reference == "elu_none"
+
+
+def test_arms_that_are_not_there_are_refused():
+    for asked in ("slow,quik", ["slow", "quik"]):
+        with pytest.raises(UnknownNameError, match=r"no arm of study 'rates' 'quik'. Did you mean 'quick'"):
+            tiny_study().only(asked)
+    with pytest.raises(ValueError, match="No arm of study 'rates' was named; there are: slow, quick"):
+        tiny_study().only(" , ")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 import seaborn as sns
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
@@ -140,9 +141,8 @@ def legend_above(ax: Axes, *, title: str | None = None, handles: Sequence[Artist
 def _columns_that_fit(lengths: Sequence[int], width: int) -> int:
     """The most columns whose widest entries, with 8 characters for a handle and a gap, fit side by side."""
     for columns in range(len(lengths), 1, -1):
-        # Matplotlib fills a legend column by column.
-        rows = -(-len(lengths) // columns)
-        widest = [max(lengths[start : start + rows]) + 8 for start in range(0, len(lengths), rows)]
+        # As evenly as matplotlib deals entries out to the columns of a legend.
+        widest = [int(part.max()) + 8 for part in np.array_split(np.array(lengths), columns)]
         if sum(widest) <= width:
             return columns
     return 1

@@ -3,7 +3,7 @@ import pytest
 from matplotlib import _pylab_helpers
 from matplotlib.figure import Figure
 
-from bn_lightning.analysis.plots.style import arm_styles, house_style, legend_above, own_axes
+from bn_lightning.analysis.plots.style import _columns_that_fit, arm_styles, house_style, legend_above, own_axes
 
 
 def test_every_arm_differs_in_colour_and_dash_together():
@@ -67,3 +67,9 @@ def test_the_legend_stays_inside_the_figure_whatever_the_labels(count):
     assert box.x1 <= figure.bbox.x1
     assert box.y1 <= figure.bbox.y1
     assert box.y0 >= ax.get_window_extent().y1
+
+
+def test_columns_of_a_legend_are_those_that_matplotlib_makes():
+    # Five entries in four columns are two and three times one: 4 · 24 characters, not the 3 · 24 of full columns.
+    assert _columns_that_fit([16] * 5, 77) == 3
+    assert _columns_that_fit([16] * 5, 96) == 4
