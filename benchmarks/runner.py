@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from bn_lightning.analysis.runner import execute
 from bn_lightning.analysis.study import Arm, Budget, Problem, Study
+from bn_lightning.analysis.training import quiet_lightning
 
 EVALUATIONS = 20  # in a run, as in the studies at their documented sizes
 
@@ -44,17 +45,17 @@ class Net(pl.LightningModule):
 
 
 class Data(pl.LightningDataModule):
-    def _loader(self, shuffle):
-        generator = torch.Generator().manual_seed(0)
-        x = torch.randn(6000, 64, generator=generator)
-        y = (x[:, :10] + torch.randn(6000, 10, generator=generator)).argmax(1)
+    def _loader(self, samples, shuffle):
+        generator = torch.Generator().manual_seed(samples)
+        x = torch.randn(samples, 64, generator=generator)
+        y = (x[:, :10] + torch.randn(samples, 10, generator=generator)).argmax(1)
         return DataLoader(TensorDataset(x, y), batch_size=60, shuffle=shuffle)
 
     def train_dataloader(self):
-        return self._loader(True)
+        return self._loader(6000, True)
 
     def val_dataloader(self):
-        return self._loader(False)
+        return self._loader(600, False)
 
 
 def bare(steps, folder):
@@ -98,7 +99,8 @@ def seconds(function, *arguments, clock=time.perf_counter, **options):
 
 def steps_of(wanted, folder):
     """Optimizer steps that take about so many seconds."""
-    bare(20 * EVALUATIONS, folder)  # warm
+    bare(20 * EVALUATIONS, folder)  # warm, imports included
+    execute(study(EVALUATIONS), seeds=1, engine="sequential", out=folder / "warm", progress=False)
     one = seconds(bare, 50 * EVALUATIONS, folder) / (50 * EVALUATIONS)
     return EVALUATIONS * max(1, round(wanted / one / EVALUATIONS))
 
@@ -147,7 +149,7 @@ if __name__ == "__main__":
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as name, quiet_lightning():
         steps = steps_of(chosen.seconds, Path(name))
         print(f"{steps} steps a cell, about {chosen.seconds:g} s")
         if chosen.only != "speed-up":

@@ -216,7 +216,7 @@ def test_ctrl_c_ends_with_130_and_says_how_to_go_on(tmp_path, capsys, monkeypatc
 
     monkeypatch.setattr("tiny.TinyData.train_dataloader", interrupted)
     assert compare(tmp_path / "run") == 130
-    assert "0 of 3 cells are finished and kept" in capsys.readouterr().err
+    assert "0 of 5 cells are finished and kept" in capsys.readouterr().err
 
 
 def test_help_shows_the_flags_as_they_are_typed(capsys):
