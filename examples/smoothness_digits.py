@@ -30,7 +30,6 @@ CLAIMS = (
     Claim("gradient more predictive: changes less, relative to its length", "gradient change / gradient"),
     Claim("smaller effective β", "effective beta"),
     Claim(f"smaller effective β, by a probe set of {SMALL}", "effective beta, small probe"),
-    Claim("smaller effective β in normalised coordinates", "effective beta, normalised"),
     Claim("stabler inputs (Ioffe & Szegedy): smaller activation shift, over std", "activation shift W1 / std"),
     Claim("stabler inputs (Ioffe & Szegedy): smaller activation shift, raw", "activation shift W1"),
     Claim("no smaller gradient shift: larger relative shift", "gradient shift, relative", expects="higher"),
@@ -112,6 +111,8 @@ nonlinearity. Probe set: {PROBE:,} training images, or all if there are fewer; s
 rate. "loss 0.5" is where an arm is first seen below that loss on the probe set (a look every {CHECK_EVERY} steps); a
 seed that one arm passed by, or never came to, is no pair. Shifts are means over layers. Interval: 95 % t over pairs of
 equal seeds of the mean log ratio (or difference), batch norm over none; no correction for the number of claims.
+β in normalised coordinates (in results.csv) is not compared between arms: only weights before a norm
+have such coordinates, so without norms it is the raw β.
 
 {time.perf_counter() - start:.0f} s on {jobs} processes.
 """

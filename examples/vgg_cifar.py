@@ -40,7 +40,6 @@ CLAIMS = (
     Claim("gradient more predictive: changes less, relative to its length", "gradient change / gradient"),
     Claim("smaller effective β", "effective beta"),
     Claim("smaller effective β, by a probe set of 16", "effective beta, small probe"),
-    Claim("smaller effective β in normalised coordinates", "effective beta, normalised"),
     Claim("gradients vanish less: fewer decades a layer", "gradient norm, decades per layer"),
 )  # fmt: skip
 
@@ -114,6 +113,8 @@ comparable with published ones. Probe set: {probe} training images. Activation s
 over the pooled standard deviation between what each ReLU receives before and after one step, noise included. Interval:
 95 % t over pairs of equal seeds of the mean log ratio (or difference), arm over reference; no correction for the number
 of claims.
+β in normalised coordinates (in results.csv) is not compared between arms: only weights before a norm
+have such coordinates, so without norms it is the raw β.
 
 {time.perf_counter() - start:.0f} s on {jobs} processes.
 """

@@ -84,7 +84,9 @@ def _figures(problem: Problem) -> tuple[Figure, ...]:
             name="beta_at_equal_loss",
             caption=(
                 "Effective β against the loss on the probe set, raw and in coordinates in which rescaling weights "
-                "before a norm changes nothing: a marker a step and seed, lines join medians over ten bins of the loss."
+                "before a norm changes nothing: a marker a step and seed, lines join medians over ten bins of the "
+                "loss. Only weights before a norm have such coordinates, so they compare stages of one arm, not arms: "
+                "without norms both are the same number."
             ),
             draw=_draw_matched,
         ),
