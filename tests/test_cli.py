@@ -70,9 +70,27 @@ def test_chosen_arms_alone_are_trained_and_the_report_says_so(tmp_path):
     assert compare(tmp_path / "run", "--arms=before*") == 0
     assert {path.split("/")[0] for path in modified(tmp_path / "run")} == {"before", "before_plain"}
     page = (tmp_path / "run" / "report.html").read_text()
-    assert "--arms=before,before_plain" in page
+    assert "compare placement --model=tiny.TinyNet" in page
+    assert "--arms=before*" in page
     assert main(["report", str(tmp_path / "run")]) == 0
     assert (tmp_path / "run" / "report.html").read_text() == page
+
+
+def test_every_arm_gets_a_rate_of_a_grid_chosen_on_held_out_data(tmp_path, capsys):
+    asked = ("--arms=none,before", "--rates=[0.01, 2]", "--rate-steps=4")
+    assert compare(tmp_path / "run", *asked) == 0
+    said = capsys.readouterr().out
+    assert "Learning rates tried on held-out training data" in said
+    tried = tmp_path / "run_rates"
+    assert sorted(path.name for path in tried.iterdir() if path.is_dir() and path.name[0] != ".") == [
+        "before_x0.01", "before_x2", "none_x0.01", "none_x2",
+    ]  # fmt: skip
+    factors = json.loads((tmp_path / "run" / "none" / "seed_0" / "cell.json").read_text())["factors"]
+    assert factors["rate_multiple"] in (0.01, 2)
+    before = modified(tmp_path / "run"), modified(tried)
+    assert compare(tmp_path / "run", *asked) == 0
+    assert (modified(tmp_path / "run"), modified(tried)) == before
+    assert "rate_multiple" in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_finished_cells_are_trained_again_when_told_to(tmp_path):
@@ -105,6 +123,8 @@ def test_a_failed_cell_is_named_and_the_status_is_one(tmp_path, capsys, monkeypa
         (["compare", "placement", "--engine=dask"], "'dask' needs the address of a scheduler"),
         (["demo", "--address=tcp://127.0.0.1:9"], "but the engine is 'loky'"),
         (["compare", "placement", "--jobs=0"], "jobs is 0"),
+        (["compare", "placement", "--rate-steps=5"], "Name those by --rates"),
+        (["compare", "placement", "--rates=[0,1]"], "different positive multiples"),
         (["plan", "--model=tiny.TinyNet", "--data=tiny.TinyData", "--placement=befor"], "not 'befor'"),
         (["plan", "--model=tiny.TinyNet"], "has no example_input_array"),
         (["report", "no/such/folder"], "holds no study.json"),

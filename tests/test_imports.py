@@ -22,6 +22,7 @@ def test_the_test_above_can_fail(name):
 
 
 def test_the_floors_hold():
-    from importlinter.cli import lint_imports
-
-    assert lint_imports(no_cache=True) == 0
+    # In a process of its own: it switches off the logs of whatever is loaded.
+    code = "from importlinter.cli import lint_imports; raise SystemExit(lint_imports(no_cache=True))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout

@@ -2,13 +2,13 @@
 
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from bn_lightning.analysis.catalog import find_study, study_names
+from bn_lightning.analysis.catalog import default_problem, find_study, study_names
 from bn_lightning.analysis.run_folder import RunFolder
 from bn_lightning.analysis.study import Study
 
@@ -147,20 +147,35 @@ def commands(folder: Path, study: Study, cells: pd.DataFrame) -> list[str]:
     Returns:
         One command per line.
     """
-    again = folder.with_name(folder.name + "_again")
-    steps, seeds = study.problem.budget.max_steps, cells["seed"].nunique()
-    options = [f"--max-steps={steps}", f"--seeds={seeds}", f"--out={again}", *_chosen_arms(study)]
+    again = f"--out={folder.with_name(folder.name + '_again')}"
+    typed = (RunFolder(folder).owner() or {}).get("command")
+    if typed:
+        anew = shlex.join(["bn-lightning", *_without_out(typed), again])
+    elif study.name in study_names() and study.problem.name == default_problem(study.name).name:
+        steps, seeds = study.problem.budget.max_steps, cells["seed"].nunique()
+        options = [f"--max-steps={steps}", f"--seeds={seeds}", again, *_chosen_arms(study)]
+        anew = shlex.join(["bn-lightning", "compare", study.name, *options])
+    else:
+        anew = f"# The study was run from Python: run the same code again with out={str(folder) + '_again'!r}."
     return [
-        shlex.join(["bn-lightning", "compare", study.name, *options]),
+        anew,
         shlex.join(["bn-lightning", "report", str(folder)]),
         shlex.join(["tensorboard", "--logdir", str(folder)]),
     ]
 
 
+def _without_out(typed: Sequence[str]) -> Iterator[str]:
+    """A command as typed, without the folder that it names, and without what asks for training again."""
+    arguments = iter(typed)
+    for argument in arguments:
+        if argument == "--out":
+            next(arguments, None)
+        elif argument != "--redo" and not argument.startswith("--out="):
+            yield argument
+
+
 def _chosen_arms(study: Study) -> list[str]:
     """The option that names a study's arms, where it has fewer than the one of that name."""
-    if study.name not in study_names():
-        return []
     names = [arm.name for arm in study.arms]
     whole = [arm.name for arm in find_study(study.name, problem=study.problem).arms]
     return [] if names == whole else [f"--arms={','.join(names)}"]

@@ -69,6 +69,7 @@ def execute(
     out: str | Path = "bn_lightning_runs",
     redo: bool = False,
     progress: bool = True,
+    command: Sequence[str] = (),
 ) -> Run:
     """Train every arm with every seed where that was not done yet, and gather the tables.
 
@@ -87,6 +88,7 @@ def execute(
         out: The run folder.
         redo: Train finished cells again.
         progress: Show a progress bar over cells.
+        command: Arguments of `bn-lightning` that run the study, which the report then names.
 
     Returns:
         Tables, failures and counts.
@@ -104,7 +106,7 @@ def execute(
     _check_one_process(study)
     chosen = _chosen_seeds(study, seeds)
     folder = RunFolder(Path(out).expanduser().absolute())
-    folder.claim(study, extra=_what_a_report_needs(study))
+    folder.claim(study, extra={**_what_a_report_needs(study), "command": list(command)})
     cells = _cells(study, chosen, folder, redo=redo)
     todo = [cell for cell in cells if redo or not folder.is_finished(cell.key, cell.configuration_hash)]
     warn_of_changes(folder, todo)

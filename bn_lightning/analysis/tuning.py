@@ -1,12 +1,15 @@
-"""Give every arm the learning rate that suits it, chosen on the validation split from a named grid."""
+"""Give every arm the learning rate that suits it, chosen on data held out from training, from a named grid."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+import functools
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from bn_lightning.analysis.held_out import held_out_problem
 from bn_lightning.analysis.runner import execute
 from bn_lightning.analysis.statistics import mean_interval
 from bn_lightning.analysis.study import Arm, Budget, Problem, Study
@@ -20,8 +23,9 @@ class Tuned:
     """A study whose arms have rates of their own.
 
     Args:
-        study: The study, on its own problem, with the chosen rate among each arm's options.
-        grid: One row per arm and rate: arm, lr, the metric's mean over the tuning seeds, diverged, chosen.
+        study: The study, on its own problem; each arm's rate is among its factors, as `rate_multiple`.
+        grid: One row per arm and rate: arm, multiple, the metric's mean over the tuning seeds, how many seeds diverged,
+            how many were trained, chosen.
     """
 
     study: Study
@@ -31,28 +35,32 @@ class Tuned:
 def tune_learning_rate(
     study: Study,
     *,
-    on: Problem,
-    rates: Sequence[float],
+    multiples: Sequence[float],
+    on: Problem | None = None,
     seeds: Iterable[int] = GRID_SEEDS,
     max_steps: int | None = None,
     jobs: int = 1,
     engine: str = "loky",
+    address: str | None = None,
     out: str | Path,
     progress: bool = True,
 ) -> Tuned:
     """Train every arm at every rate of a grid, and keep for each arm the rate with the best final metric.
 
     The metric is `on.monitor` at the last step, averaged over the tuning seeds; a rate at which any seed diverged is
-    not chosen. Where rates tie, the smallest is taken. Finished cells in `out` are not trained again.
+    not chosen. Where rates tie, the smallest is taken. Rates of all optimizers are multiplied before the first step, so
+    any module will do. Finished cells in `out` are not trained again.
 
     Args:
-        study: The study; its problem's module takes an option `lr`.
-        on: The problem to tune on: the same training, evaluated on a validation split and never on the test set.
-        rates: The grid.
+        study: The study.
+        multiples: The grid, as multiples of the arm's own learning rate.
+        on: The problem to tune on: the same training, evaluated on a validation split and never on the test set. By
+            default a tenth of the study's training data is held out, see `held_out_problem`.
         seeds: Seeds for tuning alone.
         max_steps: Optimizer steps of a tuning run; by default those of `on`.
         jobs: Number of processes.
-        engine: A joblib backend.
+        engine: "loky", "dask", "sequential", or another joblib backend.
+        address: Of the Dask scheduler, for the engine "dask".
         out: Run folder of the grid.
         progress: Show a progress bar over cells.
 
@@ -60,18 +68,23 @@ def tune_learning_rate(
         The study with the rates set, and the grid's table.
 
     Raises:
-        ValueError: If the grid is empty or repeats a rate, or `on` is evaluated on the study's own metric.
+        ValueError: If the grid is empty, repeats a rate or holds one that is none, `on` is evaluated on what the arms
+            are compared by, or the data cannot be split.
         RuntimeError: If for some arm no rate could be trained.
     """
-    if not rates or len(set(rates)) < len(rates):
-        raise ValueError(f"The grid of learning rates is empty or repeats one: {list(rates)}.")
-    if on.monitor == study.problem.monitor:
+    if not multiples or len(set(multiples)) < len(multiples) or not all(0 < value < np.inf for value in multiples):
+        raise ValueError(
+            f"A grid of learning rates holds different positive multiples of the module's own, not {list(multiples)}."
+        )
+    if on is None:
+        on = held_out_problem(study.problem)
+    elif on.monitor == study.problem.monitor and on.data == study.problem.data:
         raise ValueError(
             f"Tuning on {on.monitor!r}, by which the arms are compared afterwards, would favour arms by chance. Tune "
-            "on a validation split, whose metric has another name."
+            "on a validation split; without `on`, a share of the training data is held out for it."
         )
     budget = on.budget if max_steps is None else Budget(max_steps=max_steps, eval_every=max_steps)
-    arms = tuple(_at_rate(arm, rate) for arm in study.arms for rate in rates)
+    arms = tuple(_at_rate(arm, multiple) for arm in study.arms for multiple in multiples)
     grid_study = Study(
         name=f"{study.name}_learning_rates",
         question=f"Which learning rate suits each arm of {study.name}?",
@@ -79,37 +92,47 @@ def tune_learning_rate(
         reference=arms[0].name,
         problem=dataclasses.replace(on, budget=budget, target=None),
     )
-    run = execute(grid_study, seeds=seeds, jobs=jobs, engine=engine, out=out, progress=progress)
+    run = execute(grid_study, seeds=seeds, jobs=jobs, engine=engine, address=address, out=out, progress=progress)
     final = final_metric(run.results, grid_study) if len(run.results) else pd.DataFrame()
     rows = []
     for arm in study.arms:
-        for rate in rates:
-            name = _at_rate(arm, rate).name
+        for multiple in multiples:
+            name = _at_rate(arm, multiple).name
             values = final.loc[name].to_numpy() if name in final.index else np.array([])
             finite = values[np.isfinite(values)]
-            rows.append((arm.name, rate, mean_interval(finite).mean, len(values) - len(finite), len(values)))
-    grid = pd.DataFrame(rows, columns=["arm", "lr", on.monitor, "diverged", "seeds"])
+            rows.append((arm.name, multiple, mean_interval(finite).mean, len(values) - len(finite), len(values)))
+    grid = pd.DataFrame(rows, columns=["arm", "multiple", on.monitor, "diverged", "seeds"])
     chosen = {arm.name: _best(grid, arm.name, on) for arm in study.arms}
-    grid["chosen"] = [chosen[row.arm] == row.lr for row in grid.itertuples()]
-    tuned = tuple(dataclasses.replace(arm, options={**arm.options, "lr": chosen[arm.name]}) for arm in study.arms)
+    grid["chosen"] = [chosen[row.arm] == row.multiple for row in grid.itertuples()]
+    tuned = tuple(_with_rate(arm, chosen[arm.name]) for arm in study.arms)
     return Tuned(dataclasses.replace(study, arms=tuned), grid)
 
 
-def _at_rate(arm: Arm, rate: float) -> Arm:
+def _at_rate(arm: Arm, multiple: float) -> Arm:
+    name, label = f"{arm.name}_x{multiple:g}", f"{arm.label}, rate x{multiple:g}"
+    return dataclasses.replace(_with_rate(arm, multiple), name=name, label=label)
+
+
+def _with_rate(arm: Arm, multiple: float) -> Arm:
     return dataclasses.replace(
         arm,
-        name=f"{arm.name}_lr{rate:g}",
-        label=f"{arm.label}, rate {rate:g}",
-        factors={**arm.factors, "lr": rate},
-        options={**arm.options, "lr": rate},
+        factors={**arm.factors, "rate_multiple": multiple},
+        callbacks=functools.partial(_callbacks_at_rate, arm.callbacks, multiple),
     )
 
 
+def _callbacks_at_rate(make: Callable[[], list[Any]], multiple: float) -> list[Any]:
+    # Imported late: Lightning takes seconds to load, and naming a study must not.
+    from bn_lightning.analysis.scaled_learning_rate import ScaledLearningRate
+
+    return [*make(), ScaledLearningRate(multiple)]
+
+
 def _best(grid: pd.DataFrame, arm: str, on: Problem) -> float:
-    usable = grid[(grid["arm"] == arm) & (grid["diverged"] == 0) & (grid["seeds"] > 0)].sort_values("lr")
+    usable = grid[(grid["arm"] == arm) & (grid["diverged"] == 0) & (grid["seeds"] > 0)].sort_values("multiple")
     if usable.empty:
         raise RuntimeError(
             f"No learning rate of the grid trained arm {arm!r} without diverging or failing. Give smaller rates."
         )
     metric = usable[on.monitor]
-    return float(usable.loc[metric.idxmax() if on.mode == "max" else metric.idxmin(), "lr"])
+    return float(usable.loc[metric.idxmax() if on.mode == "max" else metric.idxmin(), "multiple"])

@@ -3,6 +3,7 @@
 Exit status: 0 done, 1 some cells or measurements failed (they are named), 2 bad usage, 130 interrupted.
 """
 
+import inspect
 import os
 import sys
 import warnings
@@ -46,6 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             check_import_paths(arguments)
             command, options = parse(arguments, COMMANDS)
+            if "typed" in inspect.signature(COMMANDS[command]).parameters:
+                options["typed"] = arguments
             return COMMANDS[command](**options)
         except KeyboardInterrupt as error:
             complain(f"\n{error or 'Interrupted.'}")

@@ -38,7 +38,7 @@ def parse(arguments: list[str], functions: Mapping[str, Callable[..., int]]) -> 
             if "checkpoints" in parameters:
                 # Of the function's own type it would be one argument, a list in brackets.
                 own.add_argument("checkpoints", nargs="+", type=str, help="Files written by Lightning.")
-            added = own.add_function_arguments(function, as_positional=True, skip={"redo", "checkpoints"})
+            added = own.add_function_arguments(function, as_positional=True, skip={"redo", "checkpoints", "typed"})
             if added and "redo" in parameters:
                 own.add_argument("--redo", action="store_true", help="Train finished cells again.")
         commands.add_subcommand(name, own, help=words[0])

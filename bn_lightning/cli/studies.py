@@ -1,6 +1,7 @@
 """Commands that train and compare: demo, compare, report."""
 
 import warnings
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from bn_lightning.cli.saying import DONE, SOME_FAILED, complain, say
@@ -24,6 +25,7 @@ def demo(
     address: str | None = None,
     out: str = "bn_lightning_runs",
     redo: bool = False,
+    typed: Sequence[str] = (),
 ) -> int:
     """Train one network with batch norm nowhere, before and after its nonlinearities, and compare.
 
@@ -39,6 +41,7 @@ def demo(
         address: Of the Dask scheduler, as tcp://127.0.0.1:8786; its workers need to see the folder of results.
         out: Folder for results.
         redo: Train finished cells again.
+        typed: The command as it was typed, for the report.
 
     Returns:
         Exit status.
@@ -46,7 +49,8 @@ def demo(
     from bn_lightning.analysis.prepare import prepare_study
 
     study = prepare_study("placement", arms=DEMO_ARMS, target=target, max_steps=max_steps, data_dir=data_dir)
-    return _run(study, seeds=seeds, jobs=jobs, engine=engine, address=address, out=out, redo=redo)
+    where = {"jobs": jobs, "engine": engine, "address": address}
+    return _run(study, seeds=seeds, out=out, redo=redo, typed=typed, where=where)
 
 
 def compare(
@@ -66,7 +70,10 @@ def compare(
     address: str | None = None,
     out: str = "bn_lightning_runs",
     data_dir: str | None = None,
+    rates: list[float] | None = None,
+    rate_steps: int | None = None,
     redo: bool = False,
+    typed: Sequence[str] = (),
 ) -> int:
     """Run a study, on digits or on your own model and data.
 
@@ -86,7 +93,11 @@ def compare(
         address: Of the Dask scheduler, as tcp://127.0.0.1:8786; its workers need to see the folder of results.
         out: Folder for results.
         data_dir: Folder with MNIST, in place of the embedded digits.
+        rates: Multiples of your model's learning rate, as --rates=[0.1,1,10], of which each arm is given the one that
+            does best on a tenth of the training data, held out for this with seeds of its own.
+        rate_steps: Optimizer steps of a run that tries a rate; by default as many as of the others.
         redo: Train finished cells again, as after a change in what your code reads from files.
+        typed: The command as it was typed, for the report.
 
     Returns:
         Exit status.
@@ -105,7 +116,12 @@ def compare(
         eval_every=eval_every,
         data_dir=data_dir,
     )
-    return _run(chosen, seeds=seeds, jobs=jobs, engine=engine, address=address, out=out, redo=redo)
+    where = {"jobs": jobs, "engine": engine, "address": address}
+    if rate_steps is not None and rates is None:
+        raise ValueError("--rate-steps is the length of runs that try learning rates. Name those by --rates.")
+    if rates is not None:
+        chosen = _tuned(chosen, rates, max_steps=rate_steps, out=out, where=where)
+    return _run(chosen, seeds=seeds, out=out, redo=redo, typed=typed, where=where)
 
 
 def report(folder: str, *, format: Literal["html", "markdown"] = "html") -> int:
@@ -129,7 +145,20 @@ def report(folder: str, *, format: Literal["html", "markdown"] = "html") -> int:
     return DONE
 
 
-def _run(study: "Study", *, seeds: int, jobs: int, engine: str, address: str | None, out: str, redo: bool) -> int:
+def _tuned(study: "Study", rates: list[float], *, max_steps: int | None, out: str, where: dict[str, Any]) -> "Study":
+    from pathlib import Path
+
+    from bn_lightning.analysis.console import as_table, show
+    from bn_lightning.analysis.tuning import tune_learning_rate
+
+    # Beside the run folder, not in it: TensorBoard shows every log below the folder that it is given.
+    grid_folder = Path(out).with_name(Path(out).name + "_rates")
+    tuned = tune_learning_rate(study, multiples=rates, max_steps=max_steps, out=grid_folder, **where)
+    show(as_table(tuned.grid, "Learning rates tried on held-out training data, multiples of the model's own"))
+    return tuned.study
+
+
+def _run(study: "Study", *, seeds: int, out: str, redo: bool, typed: Sequence[str], where: dict[str, Any]) -> int:
     from bn_lightning.analysis.console import show_comparison
     from bn_lightning.analysis.publish import publish
     from bn_lightning.analysis.runner import CellsFailedWarning, execute
@@ -137,7 +166,7 @@ def _run(study: "Study", *, seeds: int, jobs: int, engine: str, address: str | N
     with warnings.catch_warnings():
         # The failed cells are named below.
         warnings.simplefilter("ignore", CellsFailedWarning)
-        run = execute(study, seeds=seeds, jobs=jobs, engine=engine, address=address, out=out, redo=redo)
+        run = execute(study, seeds=seeds, out=out, redo=redo, command=typed, **where)
     say(f"{run.trained} cells trained, {run.skipped} were finished already.")
     if not run.results.empty:
         published = publish(run.out, study=run.study, results=run.results, cells=run.cells)

@@ -1,11 +1,13 @@
 import json
-from pathlib import Path
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 from runs import made_up_cells, made_up_results
 
 from bn_lightning.analysis import report_text
+from bn_lightning.analysis.catalog import find_study
+from bn_lightning.analysis.results import write_json
 from bn_lightning.analysis.study import Arm, Budget, Problem, Study
 
 PROBLEM = Problem(name="digits", module=object, data=object, monitor="val_acc", budget=Budget(max_steps=2_000))
@@ -24,13 +26,32 @@ def test_the_smallest_p_is_that_of_so_many_seeds_and_comparisons(seeds, tests, s
     assert ("Below six seeds" in words) == (seeds < 6)
 
 
-def test_commands_survive_a_shell():
+def test_commands_survive_a_shell(tmp_path):
     cells = made_up_cells(made_up_results(seeds=2, max_steps=0))
-    assert report_text.commands(Path("/tmp/my runs"), STUDY, cells) == [
-        "bn-lightning compare 'my study' --max-steps=2000 --seeds=2 '--out=/tmp/my runs_again'",
-        "bn-lightning report '/tmp/my runs'",
-        "tensorboard --logdir '/tmp/my runs'",
+    study = find_study("placement").only("none,before")
+    folder = tmp_path / "my runs"
+    assert report_text.commands(folder, study, cells) == [
+        f"bn-lightning compare placement --max-steps=2000 --seeds=2 '--out={folder}_again' --arms=none,before",
+        f"bn-lightning report '{folder}'",
+        f"tensorboard --logdir '{folder}'",
     ]
+
+
+@pytest.mark.parametrize("out", [["--out", "x"], ["--out=x"], []])
+def test_the_command_as_it_was_typed_is_the_one_to_repeat_into_another_folder(tmp_path, out):
+    cells = made_up_cells(made_up_results(seeds=2, max_steps=0))
+    typed = ["compare", "placement", *out, "--model", "my.Net", "--redo", "--model.name=a b"]
+    write_json(tmp_path / "run" / "study.json", {"command": typed})
+    anew = report_text.commands(tmp_path / "run", STUDY, cells)[0]
+    assert anew == (f"bn-lightning compare placement --model my.Net '--model.name=a b' --out={tmp_path / 'run_again'}")
+
+
+def test_a_study_run_from_python_names_no_command_that_would_train_something_else(tmp_path):
+    cells = made_up_cells(made_up_results(seeds=2, max_steps=0))
+    words = "# The study was run from Python"
+    assert report_text.commands(tmp_path, STUDY, cells)[0].startswith(words)
+    named = replace(find_study("placement"), problem=replace(PROBLEM, name="my model"))
+    assert report_text.commands(tmp_path, named, cells)[0].startswith(words)
 
 
 def test_an_unfinished_cell_is_named_with_its_reason(tmp_path):

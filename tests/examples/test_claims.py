@@ -149,13 +149,14 @@ def test_each_script_in_short(load, claims, name, arms, tmp_path, capsys):
         assert f"]({figure.name})" in page
 
 
-def test_the_vgg_in_short_on_a_file_of_noise(load, claims, tmp_path):
+@pytest.mark.parametrize(("name", "figure"), [("vgg_cifar", "measures.png"), ("plateaus", "planes.png")])
+def test_scripts_on_images_in_short_on_a_file_of_noise(load, claims, tmp_path, name, figure):
     draw, made = np.random.default_rng(0), {}
-    for name, count in (("train", 200), ("test", 30)):
-        made[f"x_{name}"] = draw.integers(0, 256, size=(count, 32, 32, 3), dtype=np.uint8)
-        made[f"y_{name}"] = (np.arange(count) % 10).astype(np.uint8)
+    for part, count in (("train", 200), ("test", 30)):
+        made[f"x_{part}"] = draw.integers(0, 256, size=(count, 32, 32, 3), dtype=np.uint8)
+        made[f"y_{part}"] = (np.arange(count) % 10).astype(np.uint8)
     np.savez(tmp_path / "cifar10_small.npz", **made)
-    module = load("vgg_cifar")
+    module = load(name)
     found = module.main(fast=True, data_dir=str(tmp_path), out=str(tmp_path / "page"))
     assert len(found) == 2 * len(module.CLAIMS)
-    assert (tmp_path / "page" / "measures.png").is_file()
+    assert (tmp_path / "page" / figure).is_file()

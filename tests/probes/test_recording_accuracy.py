@@ -32,11 +32,12 @@ def spoilt():
 
 
 # With the largest error of variance (relative), skewness and kurtosis: what float32 sums around a pivot reach, which is
-# a mean of a few elements and may lie a quarter of σ off the mean. Heavy tails add up few large powers.
+# a mean of a few elements and may lie a quarter of σ off the mean. Heavy tails add up few large powers. The vector
+# units of a CPU decide in which order it adds, so limits lie a few times above what any one CPU was seen to give.
 HARD = {
     "mean 1e4, sd 1e-2": (lambda: random(100_000, 3) * 1e-2 + 1e4, (8e-8, 1e-7, 3e-7)),
     "bf16, mean 100": (lambda: (random(100_000, 3) + 100).bfloat16(), (2e-7, 1e-7, 1e-6)),
-    "many elements": (lambda: random(2_000_000, 1), (1e-8, 1e-7, 1e-7)),
+    "many elements": (lambda: random(2_000_000, 1), (1e-7, 1e-7, 1e-6)),
     "many channels last": (lambda: random(40_000, 64) + 3, (2e-7, 1e-7, 1e-6)),
     "images": (lambda: random(6, 16, 60, 60) * 2 - 1, (2e-7, 1e-7, 1e-6)),
     "NaN and infinities": (spoilt, (2e-7, 1e-7, 1e-6)),

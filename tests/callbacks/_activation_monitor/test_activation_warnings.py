@@ -80,7 +80,7 @@ def test_an_odd_step_in_between_starts_the_count_anew():
 @pytest.mark.parametrize(("op", "expected"), [("sigmoid", [20]), ("relu", []), ("gelu", [])])
 def test_a_saturated_layer_is_told_where_both_sides_are_flat(op, expected):
     # A ReLU sets half of its input to 0 on any day.
-    x = normal(12.0)
+    x = normal(20.0)
     found = told([layer("fc", op)], [[x]] * 4)
     assert list(found) == expected
     if expected:
