@@ -41,7 +41,7 @@ format: $(TOOLS) ## Format the code
 	$(BIN)/ruff check --fix .
 
 bench: $(TOOLS) ## Run the benchmarks; minutes
-	for script in insertion planning recalibration folding monitoring monitoring_cost monitoring_accuracy monitor_warnings measures; do $(BIN)/python benchmarks/$$script.py || exit 1; done
+	for script in insertion planning recalibration folding monitoring monitoring_cost monitoring_accuracy monitor_warnings measures measures_in_training runner; do $(BIN)/python benchmarks/$$script.py || exit 1; done
 
 clean: ## Remove what was installed and cached here
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

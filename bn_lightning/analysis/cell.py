@@ -6,8 +6,9 @@ import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from bn_lightning.analysis.cell_processes import processes_of, train_in_processes
 from bn_lightning.analysis.configuration import describe, versions
 from bn_lightning.analysis.process_lock import held
 from bn_lightning.analysis.results import results_table, write_json, write_table
@@ -15,6 +16,9 @@ from bn_lightning.analysis.run_folder import RunFolder
 from bn_lightning.analysis.study import Arm, Problem
 from bn_lightning.analysis.worker_process import become_worker
 from bn_lightning.errors import RunFolderError
+
+if TYPE_CHECKING:
+    from bn_lightning.analysis.training import Training
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,7 @@ def run_cell(cell: Cell, *, parent: int | None = None) -> Outcome:
         How it ended.
     """
     if parent is not None:
-        become_worker(parent, cell.out)
+        become_worker(parent, cell.out, processes=processes_of(cell.problem.trainer_options))
     with held(cell.out, f"{cell.arm.name}.seed_{cell.seed}") as waited:
         finished = RunFolder(cell.out).is_finished(cell.key, cell.configuration_hash)
         if finished and (waited or not cell.redo):
@@ -92,9 +96,6 @@ def run_cell(cell: Cell, *, parent: int | None = None) -> Outcome:
 
 
 def _train(cell: Cell) -> Outcome:
-    # Imported here so that a run whose cells are all finished loads no Lightning.
-    from bn_lightning.analysis.training import train
-
     record: dict[str, Any] = {
         "study": cell.study,
         "arm": cell.arm.name,
@@ -112,7 +113,7 @@ def _train(cell: Cell) -> Outcome:
     started = perf_counter()
     try:
         RunFolder(cell.out).begin(cell.key, record)
-        training = train(cell.problem, cell.arm, seed=cell.seed, folder=folder)
+        training = _training(cell, folder)
         rows = [(cell.study, cell.arm.name, cell.seed, *row) for row in training.rows]
         write_table(folder / "results.csv", results_table(rows))
         label = "trained" if training.diverged_at is None else "diverged"
@@ -130,3 +131,13 @@ def _train(cell: Cell) -> Outcome:
             write({**record, **ended, "error": said, "traceback": traceback.format_exc()})
         return Outcome(*cell.key, "failed", said)
     return Outcome(*cell.key, "done", warnings=training.warnings)
+
+
+def _training(cell: Cell, folder: Path) -> "Training":
+    processes = processes_of(cell.problem.trainer_options)
+    if processes > 1:
+        return train_in_processes(cell.problem, cell.arm, seed=cell.seed, folder=folder, processes=processes)
+    # Imported here so that a run whose cells are all finished loads no Lightning.
+    from bn_lightning.analysis.training import train
+
+    return train(cell.problem, cell.arm, seed=cell.seed, folder=folder)

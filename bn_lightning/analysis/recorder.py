@@ -91,7 +91,9 @@ class CurveRecorder(CallbackBase):
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if value.numel() == 1}
         if self.monitor not in metrics:
             raise unknown_name("logged validation metric", self.monitor, metrics)
-        if step and not all(bool(torch.isfinite(weights).all()) for weights in pl_module.parameters()):
+        finite = all(bool(torch.isfinite(weights).all()) for weights in pl_module.parameters())
+        # Processes that shard the weights see a part each, and must stop together.
+        if step and not trainer.strategy.reduce_boolean_decision(finite):
             metrics = dict.fromkeys(metrics, math.nan)
             self.diverged_at = step
             trainer.should_stop = True

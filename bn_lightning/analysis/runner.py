@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from bn_lightning.analysis.cell import Cell, Outcome
+from bn_lightning.analysis.cell_processes import processes_of
 from bn_lightning.analysis.configuration import cell_configuration, configuration_hash, describe
 from bn_lightning.analysis.engine import WorkerError, check_engine, run_cells
 from bn_lightning.analysis.progress import cell_progress
@@ -95,7 +96,7 @@ def execute(
 
     Raises:
         ValueError: If seeds or jobs are no numbers to run, the address is missing, an arm cannot be sent to another
-            process, or a cell is to train in several processes.
+            process, or trainer_options leave the number of devices of a cell open.
         UnknownNameError: If there is no such engine.
         ClusterError: If the Dask cluster cannot be reached or used.
         RunFolderError: If the folder belongs to something else.
@@ -103,7 +104,7 @@ def execute(
         StudyInterrupted: On Ctrl-C, after the finished cells were gathered.
     """
     check_engine(jobs=jobs, engine=engine, address=address)
-    _check_one_process(study)
+    processes_of(study.problem.trainer_options)
     chosen = _chosen_seeds(study, seeds)
     folder = RunFolder(Path(out).expanduser().absolute())
     folder.claim(study, extra={**_what_a_report_needs(study), "command": list(command)})
@@ -145,23 +146,6 @@ def _chosen_seeds(study: Study, seeds: int | Iterable[int] | None) -> list[int]:
     if not chosen or len(set(chosen)) < len(chosen) or min(chosen) < 0:
         raise ValueError(f"seeds is how many (at least 1), or which ones (distinct, from 0 on), not {seeds!r}.")
     return chosen
-
-
-def _check_one_process(study: Study) -> None:
-    """Refuse what would start further processes from within a cell, which would run the whole study again."""
-    options = study.problem.trainer_options
-    devices, nodes = options.get("devices", 1), options.get("num_nodes", 1)
-    several = (
-        (isinstance(devices, int) and devices not in (0, 1))
-        or (isinstance(devices, (list, tuple)) and len(devices) > 1)
-        or (isinstance(devices, str) and devices not in ("auto", "0", "1"))
-    )
-    if several or nodes != 1:
-        raise ValueError(
-            f"A cell trains in one process, on one device, but trainer_options ask for devices={devices!r} and "
-            f"num_nodes={nodes!r}. Leave them out: several GPUs are shared out over the cells that run at a time, as "
-            "many as jobs (--jobs) says."
-        )
 
 
 def _cells(study: Study, seeds: Sequence[int], folder: RunFolder, *, redo: bool) -> list[Cell]:

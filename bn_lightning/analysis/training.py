@@ -116,7 +116,10 @@ def _trainer(namespace: Any, problem: Problem, callbacks: list[Any], folder: Pat
             folder.parent.parent, name=folder.parent.name, version=folder.name, default_hp_metric=False
         ),
     }
-    return namespace.Trainer(callbacks=callbacks, **{**options, **problem.trainer_options})
+    asked = {**options, **problem.trainer_options}
+    if asked["devices"] == "auto":
+        asked["devices"] = 1
+    return namespace.Trainer(callbacks=callbacks, **asked)
 
 
 def _fit(trainer: Any, module: Any, data: Any) -> None:

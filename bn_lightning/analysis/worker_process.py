@@ -22,7 +22,7 @@ class WorkerError(RuntimeError):
     """A process that was to train cells died, or could not load what it was sent."""
 
 
-def become_worker(parent: int, out: Path) -> None:
+def become_worker(parent: int, out: Path, *, processes: int = 1) -> None:
     """Leave Ctrl-C to the process that hands out cells, end when it ends, and share GPUs with the other workers.
 
     Nothing happens in the process that hands out cells itself, and nothing twice.
@@ -30,6 +30,7 @@ def become_worker(parent: int, out: Path) -> None:
     Args:
         parent: Process that hands out cells, or `ANOTHER_MACHINE`.
         out: The run folder.
+        processes: How many a cell trains in, each on a GPU of its own.
     """
     if parent == os.getpid():
         return
@@ -38,10 +39,23 @@ def become_worker(parent: int, out: Path) -> None:
     # A worker of loky whose parent was killed before its first cell has another parent by now.
     is_child = os.getppid() == parent or multiprocessing.current_process().name.startswith("LokyProcess")
     if is_child and "watch" not in _taken:
-        _taken["watch"] = threading.Thread(target=_end_with, args=(parent,), name="end with the parent", daemon=True)
-        _taken["watch"].start()
-    if "gpu" not in _taken:
-        _taken["gpu"] = _take_a_gpu(out)
+        _taken["watch"] = end_with_the_parent(parent)
+    if "gpus" not in _taken:
+        _taken["gpus"] = _take_gpus(out, processes)
+
+
+def end_with_the_parent(parent: int) -> threading.Thread:
+    """Watch from a thread whether the process that started this one is still there, and end where it is not.
+
+    Args:
+        parent: Its number.
+
+    Returns:
+        The thread, started.
+    """
+    watch = threading.Thread(target=_end_with, args=(parent,), name="end with the parent", daemon=True)
+    watch.start()
+    return watch
 
 
 def _end_with(parent: int) -> None:
@@ -51,15 +65,15 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
-def _take_a_gpu(out: Path) -> Any:
+def _take_gpus(out: Path, processes: int) -> Any:
     # Not asked of CUDA itself, which would settle what this process sees before it is chosen here.
     import torch
 
     devices = visible_gpus(os.environ, torch.cuda.device_count())
-    if len(devices) < 2:
+    if len(devices) <= processes:
         return None
     number, lock = first_free(out, f"worker_on_{platform.node()}", places=MOST_WORKERS)
-    os.environ["CUDA_VISIBLE_DEVICES"] = gpu_of_worker(number, devices)
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus_of_worker(number, devices, processes))
     return lock
 
 
@@ -83,18 +97,20 @@ def visible_gpus(environment: Mapping[str, str], count: int) -> tuple[str, ...]:
     return tuple(name.strip() for name in named.split(",") if name.strip())[:count]
 
 
-def gpu_of_worker(number: int, devices: Sequence[str]) -> str:
-    """The GPU that a worker trains on: with more workers than GPUs, each GPU gets as equal a share as can be.
+def gpus_of_worker(number: int, devices: Sequence[str], count: int = 1) -> tuple[str, ...]:
+    """The GPUs that a worker trains on: with more workers than there are GPUs for, each GPU gets an equal share.
 
     Args:
         number: Which worker of its machine, from 0.
-        devices: GPUs of the machine, at least one.
+        devices: GPUs of the machine, at least `count`.
+        count: How many GPUs a cell trains on. Some are left idle where they do not divide into groups of so many.
 
     Returns:
-        One of them.
+        Some of them.
 
     Example:
-        >>> [gpu_of_worker(number, ("0", "1", "5")) for number in range(5)]
-        ['0', '1', '5', '0', '1']
+        >>> [*(gpus_of_worker(number, ("0", "1", "5")) for number in range(4)), gpus_of_worker(1, ("0", "1", "5"), 2)]
+        [('0',), ('1',), ('5',), ('0',), ('0', '1')]
     """
-    return devices[number % len(devices)]
+    first = number % (len(devices) // count) * count
+    return tuple(devices[first : first + count])

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from bn_lightning.analysis import worker_process
-from bn_lightning.analysis.worker_process import become_worker, gpu_of_worker, visible_gpus
+from bn_lightning.analysis.worker_process import become_worker, gpus_of_worker, visible_gpus
 
 CHILD = """
     import os, sys, time
@@ -62,10 +62,10 @@ def test_workers_of_one_machine_take_different_gpus(tmp_path, monkeypatch, fresh
     seen, locks = [], []
     for _ in range(4):
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-        worker_process._taken.pop("gpu", None)
+        worker_process._taken.pop("gpus", None)
         become_worker(os.getpid() + 1, tmp_path)
         seen.append(os.environ["CUDA_VISIBLE_DEVICES"])
-        locks.append(worker_process._taken["gpu"])
+        locks.append(worker_process._taken["gpus"])
     for lock in locks:
         lock.release()
     assert seen == ["0", "1", "2", "0"]
@@ -94,5 +94,14 @@ def test_the_gpus_are_those_the_user_left_visible():
 @pytest.mark.parametrize(("workers", "gpus"), [(1, 4), (4, 4), (7, 3), (8, 2)])
 def test_each_gpu_gets_as_equal_a_share_as_can_be(workers, gpus):
     devices = tuple(map(str, range(gpus)))
-    shares = [sum(gpu_of_worker(n, devices) == device for n in range(workers)) for device in devices]
+    shares = [sum(device in gpus_of_worker(n, devices) for n in range(workers)) for device in devices]
     assert max(shares) - min(shares) <= 1
+
+
+@pytest.mark.parametrize(
+    ("count", "gpus", "groups"),
+    [(2, 4, [("0", "1"), ("2", "3")]), (2, 5, [("0", "1"), ("2", "3")]), (3, 3, [("0", "1", "2")])],
+)
+def test_a_cell_of_several_processes_has_gpus_that_no_other_group_has(count, gpus, groups):
+    devices = tuple(map(str, range(gpus)))
+    assert [gpus_of_worker(n, devices, count) for n in range(4)] == [groups[n % len(groups)] for n in range(4)]

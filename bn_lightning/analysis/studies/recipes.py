@@ -16,9 +16,11 @@ from bn_lightning.analysis.recipe_table import recipe_table, recipe_text
 from bn_lightning.analysis.study import Arm, Figure, Problem, Study
 from bn_lightning.analysis.targets import times_to_target
 
-TARGET = 0.9694
-"""Least of the best test accuracies of the plain network with the seeds 100 and 101, at rate 0.01 (349 and 354 of 360
-digits); see `default_problem`."""
+RATE = 0.03
+"""Of the plain network, tuned on the validation split; see `default_problem`."""
+TARGET = 0.9777
+"""Least of the best test accuracies of the plain network at this rate with the seeds 100 and 101, 352 of 360 digits,
+rounded down."""
 RECALIBRATION_BATCHES = 10
 DIVERGED = "The population statistics of .* are NaN or infinite"  # a rate that is too large is a result
 PAPER_COLUMNS = (5, 6, 7)
@@ -35,23 +37,22 @@ ARMS = {
 def default_problem(data_dir: str | Path | None = None) -> Problem:
     """The small Inception-style network on the embedded digits, and the plain network's best accuracy as the target.
 
-    The target was fixed beforehand, with the seeds 100 and 101 that no study uses, at the rate 0.01, which is *not*
-    tuned: against a plain network at its best rate the others may gain less. The rate is tuned on the validation split,
-    and the target found anew at that rate, by
+    The plain network's rate was tuned on the validation split with the seeds 1000 and 1001 from a grid of five: 0.003
+    (.538), 0.01 (.972), 0.03 (.993), 0.1 (.976), 0.3 (.097). The rates of the other arms are multiples of it, as the
+    paper has them, and not tuned. The target was fixed at that rate, with the seeds 100 and 101 that no study uses.
+    Both by
 
         from bn_lightning.analysis.catalog import find_study
         from bn_lightning.analysis.pilots import pilot_target
         from bn_lightning.analysis.problems.inception import inception_problem
         from bn_lightning.analysis.tuning import tune_learning_rate
 
-        study = dataclasses.replace(find_study("recipes"), arms=find_study("recipes").arms[:1])
-        rates = tune_learning_rate(
-            study, on=inception_problem(evaluate="validation"), rates=(0.003, 0.01, 0.03, 0.1), out="rates"
-        )
-        print(rates.grid, pilot_target(find_study("recipes"), out="pilots"))
+        study = find_study("recipes", problem=inception_problem(lr=0.01)).only("plain")
+        on = inception_problem(lr=0.01, evaluate="validation")
+        tuned = tune_learning_rate(study, on=on, multiples=(0.3, 1.0, 3.0, 10.0, 30.0), out="rates")
+        print(tuned.grid, pilot_target(tuned.study, out="pilots"))
 
-    With all arms in place of the first, each gets a rate of its own. On MNIST there is no target until one is given
-    (--target).
+    On MNIST the rate is the same, and there is no target until one is given (--target).
 
     Args:
         data_dir: Folder with MNIST, in place of the embedded digits.
@@ -59,7 +60,7 @@ def default_problem(data_dir: str | Path | None = None) -> Problem:
     Returns:
         The problem.
     """
-    problem = inception_problem(data_dir=data_dir)
+    problem = inception_problem(data_dir=data_dir, lr=RATE)
     return dataclasses.replace(problem, target=TARGET) if problem.name == "digits_inception" else problem
 
 
