@@ -58,7 +58,7 @@ def run_study(
         address: Of the Dask scheduler, such as "tcp://127.0.0.1:8786".
         out: The run folder; made if need be.
         data_dir: Folder with MNIST, in place of the embedded digits.
-        trainer_options: Further arguments for the Trainer, such as `{"accelerator": "gpu"}`. With several devices, as in
+        trainer_options: Further arguments for the Trainer, such as `{"accelerator": "gpu"}`. With several devices, as
             `{"accelerator": "gpu", "devices": 2, "strategy": "ddp"}`, torchrun starts a process for each in every cell;
             what is recorded is what the first one logs, so log with `sync_dist=True`.
         redo: Train finished cells again.

@@ -1,5 +1,7 @@
 """The figures that suit any study: its metric over steps, and what its target shows."""
 
+import functools
+
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
@@ -7,7 +9,7 @@ from matplotlib.figure import Figure as MatplotlibFigure
 from bn_lightning.analysis.plots.curves import plot_curves
 from bn_lightning.analysis.plots.differences import plot_differences
 from bn_lightning.analysis.plots.targets import plot_steps_to_target
-from bn_lightning.analysis.study import Figure, Study
+from bn_lightning.analysis.study import Figure, Problem, Study
 from bn_lightning.analysis.summary import compare
 from bn_lightning.analysis.targets import times_to_target
 
@@ -32,7 +34,7 @@ def standard_figures(study: Study) -> tuple[Figure, ...]:
     """
     metric = study.problem.monitor.replace("_", " ")
     figures = [
-        Figure(name="metric", caption=f"The metric over optimizer steps: {metric}.", draw=_metric),
+        metric_figure(study.problem, log_x=False),
         Figure(
             name="differences",
             caption=f"Difference to {study.arm(study.reference).label} in {metric} at the last step, seed by seed, "
@@ -40,10 +42,39 @@ def standard_figures(study: Study) -> tuple[Figure, ...]:
             draw=_differences,
         ),
     ]
-    if study.problem.target is not None:
-        caption = f"Optimizer steps until {metric} first reached {study.problem.target:g}, for every seed."
-        figures.insert(1, Figure(name="steps_to_target", caption=caption, draw=_steps_to_target))
+    figures[1:1] = steps_figures(study.problem)
     return tuple(figures)
+
+
+def metric_figure(problem: Problem, *, log_x: bool = True) -> Figure:
+    """The figure "metric": the metric of every arm over optimizer steps.
+
+    Args:
+        problem: What is trained.
+        log_x: Whether steps have a logarithmic scale.
+
+    Returns:
+        The figure.
+    """
+    metric = problem.monitor.replace("_", " ")
+    caption = f"{metric} over optimizer steps: mean over seeds with its 95 % t interval, single seeds thin."
+    return Figure(name="metric", caption=caption, draw=functools.partial(_metric, log_x))
+
+
+def steps_figures(problem: Problem) -> tuple[Figure, ...]:
+    """The figure "steps_to_target": when every seed of every arm first reached the target.
+
+    Args:
+        problem: What is trained.
+
+    Returns:
+        The figure, or none where the problem has no target.
+    """
+    if problem.target is None:
+        return ()
+    words = f"{problem.monitor.replace('_', ' ')} {problem.target:g}"
+    caption = f"Optimizer steps to {words}, seed by seed; the bar is the median."
+    return (Figure(name="steps_to_target", caption=caption, draw=_steps_to_target),)
 
 
 def labels_of(study: Study) -> dict[str, str]:
@@ -51,9 +82,9 @@ def labels_of(study: Study) -> dict[str, str]:
     return {arm.name: arm.label for arm in study.arms}
 
 
-def _metric(results: pd.DataFrame, cells: pd.DataFrame, study: Study) -> MatplotlibFigure:
+def _metric(log_x: bool, results: pd.DataFrame, cells: pd.DataFrame, study: Study) -> MatplotlibFigure:
     problem = study.problem
-    return figure_of(plot_curves(results, problem.monitor, target=problem.target, arms=labels_of(study)))
+    return figure_of(plot_curves(results, problem.monitor, target=problem.target, arms=labels_of(study), log_x=log_x))
 
 
 def _steps_to_target(results: pd.DataFrame, cells: pd.DataFrame, study: Study) -> MatplotlibFigure:

@@ -8,11 +8,10 @@ import pandas as pd
 from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.lines import Line2D
 
-from bn_lightning.analysis.plots import plot_curves
 from bn_lightning.analysis.plots.by_arm import plot_by_arm
 from bn_lightning.analysis.plots.layers import ACTIVATION_SHIFT, MAX_LAYERS, plot_layers
 from bn_lightning.analysis.plots.note import note_figure
-from bn_lightning.analysis.plots.standard import figure_of, labels_of
+from bn_lightning.analysis.plots.standard import figure_of, labels_of, metric_figure
 from bn_lightning.analysis.plots.style import REFERENCE_COLOR
 from bn_lightning.analysis.study import Arm, Figure, Problem, Study
 
@@ -78,7 +77,6 @@ def _callbacks(placement: str, max_steps: int) -> list[Any]:
 
 
 def _figures(problem: Problem) -> tuple[Figure, ...]:
-    metric = problem.monitor.replace("_", " ")
     band = "mean over seeds with its 95 % t interval, single seeds thin"
     return (
         Figure(
@@ -103,7 +101,7 @@ def _figures(problem: Problem) -> tuple[Figure, ...]:
             caption=f"Shift of what each nonlinearity receives on a fixed probe set: {band}.",
             draw=_draw_activations,
         ),
-        Figure(name="metric", caption=f"{metric} over optimizer steps: {band}.", draw=_draw_metric),
+        metric_figure(problem),
     )
 
 
@@ -156,11 +154,6 @@ def _draw_activations(results: pd.DataFrame, cells: pd.DataFrame, study: Study) 
     if not layers:
         return note_figure("No nonlinearity's input has a finite shift, so there is none to draw.")
     return figure_of(plot_layers(results, ACTIVATION_SHIFT, layers=layers, arms=labels_of(study), seeds=False)[0][0])
-
-
-def _draw_metric(results: pd.DataFrame, cells: pd.DataFrame, study: Study) -> MatplotlibFigure:
-    problem = study.problem
-    return figure_of(plot_curves(results, problem.monitor, target=problem.target, arms=labels_of(study), log_x=True))
 
 
 def _layers_with(results: pd.DataFrame, quantities: list[str]) -> list[str]:

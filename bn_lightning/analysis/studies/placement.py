@@ -7,15 +7,12 @@ import pandas as pd
 from matplotlib.figure import Figure as MatplotlibFigure
 
 from bn_lightning.analysis.plots import (
-    plot_curves,
     plot_differences,
     plot_percentile_bands,
-    plot_steps_to_target,
 )
-from bn_lightning.analysis.plots.standard import figure_of, labels_of
+from bn_lightning.analysis.plots.standard import figure_of, labels_of, metric_figure, steps_figures
 from bn_lightning.analysis.study import Arm, Figure, Problem, Study
 from bn_lightning.analysis.summary import compare
-from bn_lightning.analysis.targets import times_to_target
 
 ARMS = {
     "none": "without BN",
@@ -82,11 +79,6 @@ def _callbacks(arm: str, problem: Problem) -> list[Any]:
 
 def _figures(problem: Problem) -> tuple[Figure, ...]:
     metric = problem.monitor.replace("_", " ")
-    curve = Figure(
-        name="metric",
-        caption=f"{metric} over optimizer steps: mean over seeds with its 95 % interval, single seeds thin.",
-        draw=_draw_metric,
-    )
     percentiles = Figure(
         name="percentiles",
         caption=(
@@ -104,29 +96,13 @@ def _figures(problem: Problem) -> tuple[Figure, ...]:
         ),
         draw=_draw_differences,
     )
-    if problem.target is None:
-        return curve, percentiles, differences
-    times = Figure(
-        name="steps_to_target",
-        caption=f"Optimizer steps to {metric} {problem.target:g}, seed by seed; the bar is the median.",
-        draw=_draw_times,
-    )
-    return curve, percentiles, times, differences
-
-
-def _draw_metric(results: pd.DataFrame, cells: pd.DataFrame, study: Study) -> MatplotlibFigure:
-    problem = study.problem
-    return figure_of(plot_curves(results, problem.monitor, target=problem.target, arms=labels_of(study), log_x=True))
+    return metric_figure(problem), percentiles, *steps_figures(problem), differences
 
 
 def _draw_percentiles(results: pd.DataFrame, cells: pd.DataFrame, study: Study) -> MatplotlibFigure:
     followed = results[results["quantity"].str.contains(r"_unit\d+_p", regex=True)]
     layer = study.problem.layer_of_interest or (followed["layer"].iloc[0] if len(followed) else "last")
     return figure_of(plot_percentile_bands(results, layer=layer, unit="followed", arms=labels_of(study))[0])
-
-
-def _draw_times(results: pd.DataFrame, cells: pd.DataFrame, study: Study) -> MatplotlibFigure:
-    return figure_of(plot_steps_to_target(times_to_target(results, study), arms=labels_of(study)))
 
 
 def _draw_differences(results: pd.DataFrame, cells: pd.DataFrame, study: Study) -> MatplotlibFigure:

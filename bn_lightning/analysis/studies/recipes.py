@@ -8,13 +8,11 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure as MatplotlibFigure
 
-from bn_lightning.analysis.plots import plot_curves, plot_steps_to_target
-from bn_lightning.analysis.plots.standard import figure_of, labels_of
+from bn_lightning.analysis.plots.standard import metric_figure, steps_figures
 from bn_lightning.analysis.plots.text_table import draw_text_table
 from bn_lightning.analysis.problems.inception import inception_problem
 from bn_lightning.analysis.recipe_table import recipe_table, recipe_text
 from bn_lightning.analysis.study import Arm, Figure, Problem, Study
-from bn_lightning.analysis.targets import times_to_target
 
 RATE = 0.03
 """Of the plain network, tuned on the validation split; see `default_problem`."""
@@ -131,11 +129,6 @@ def _callbacks(name: str, rate: float) -> list[Any]:
 def _figures(problem: Problem) -> tuple[Figure, ...]:
     metric = problem.monitor.replace("_", " ")
     best = "largest" if problem.mode == "max" else "smallest"
-    curve = Figure(
-        name="metric",
-        caption=f"{metric} over optimizer steps: mean over seeds with its 95 % interval, single seeds thin.",
-        draw=_draw_metric,
-    )
     table = Figure(
         name="table",
         caption=(
@@ -146,23 +139,7 @@ def _figures(problem: Problem) -> tuple[Figure, ...]:
         ),
         draw=_draw_table,
     )
-    if problem.target is None:
-        return curve, table
-    times = Figure(
-        name="steps_to_target",
-        caption=f"Optimizer steps to {metric} {problem.target:g}, seed by seed; the bar is the median.",
-        draw=_draw_times,
-    )
-    return curve, times, table
-
-
-def _draw_metric(results: pd.DataFrame, cells: pd.DataFrame, study: Study) -> MatplotlibFigure:
-    problem = study.problem
-    return figure_of(plot_curves(results, problem.monitor, target=problem.target, arms=labels_of(study), log_x=True))
-
-
-def _draw_times(results: pd.DataFrame, cells: pd.DataFrame, study: Study) -> MatplotlibFigure:
-    return figure_of(plot_steps_to_target(times_to_target(results, study), arms=labels_of(study)))
+    return metric_figure(problem), *steps_figures(problem), table
 
 
 def _draw_table(results: pd.DataFrame, cells: pd.DataFrame, study: Study) -> MatplotlibFigure:

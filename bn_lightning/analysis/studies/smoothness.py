@@ -6,11 +6,10 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure as MatplotlibFigure
 
-from bn_lightning.analysis.plots import plot_curves
 from bn_lightning.analysis.plots.matched import plot_matched
 from bn_lightning.analysis.plots.note import note_figure
 from bn_lightning.analysis.plots.smoothness import plot_smoothness
-from bn_lightning.analysis.plots.standard import figure_of, labels_of
+from bn_lightning.analysis.plots.standard import figure_of, labels_of, metric_figure
 from bn_lightning.analysis.plots.style import house_style
 from bn_lightning.analysis.study import Arm, Figure, Problem, Study
 
@@ -69,7 +68,6 @@ def _callbacks(placement: str, max_steps: int) -> list[Any]:
 
 
 def _figures(problem: Problem) -> tuple[Figure, ...]:
-    metric = problem.monitor.replace("_", " ")
     return (
         Figure(
             name="smoothness",
@@ -90,11 +88,7 @@ def _figures(problem: Problem) -> tuple[Figure, ...]:
             ),
             draw=_draw_matched,
         ),
-        Figure(
-            name="metric",
-            caption=f"{metric} over optimizer steps: mean over seeds with its 95 % t interval, single seeds thin.",
-            draw=_draw_metric,
-        ),
+        metric_figure(problem),
     )
 
 
@@ -118,8 +112,3 @@ def _draw_matched(results: pd.DataFrame, cells: pd.DataFrame, study: Study) -> M
     handles = axes[0].get_legend_handles_labels()[0]
     figure.legend(handles=handles, loc="outside upper left", ncols=len(handles), frameon=False)
     return figure
-
-
-def _draw_metric(results: pd.DataFrame, cells: pd.DataFrame, study: Study) -> MatplotlibFigure:
-    problem = study.problem
-    return figure_of(plot_curves(results, problem.monitor, target=problem.target, arms=labels_of(study), log_x=True))

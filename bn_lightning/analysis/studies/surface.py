@@ -8,11 +8,10 @@ import pandas as pd
 from matplotlib.figure import Figure as MatplotlibFigure
 
 from bn_lightning.analysis.landscape_points import SURFACES, landscape_points
-from bn_lightning.analysis.plots import plot_curves
 from bn_lightning.analysis.plots.by_arm import plot_by_arm
 from bn_lightning.analysis.plots.landscapes import plot_landscape_lines, plot_landscape_planes
 from bn_lightning.analysis.plots.note import note_figure
-from bn_lightning.analysis.plots.standard import figure_of, labels_of
+from bn_lightning.analysis.plots.standard import labels_of, metric_figure
 from bn_lightning.analysis.study import Arm, Figure, Problem, Study
 
 PLACEMENTS = {"none": "without BN", "before": "BN before", "after": "BN after"}
@@ -79,7 +78,6 @@ def _callbacks(placement: str, max_steps: int) -> list[Any]:
 
 
 def _figures(problem: Problem) -> tuple[Figure, ...]:
-    metric = problem.monitor.replace("_", " ")
     return (
         Figure(
             name="lines",
@@ -113,11 +111,7 @@ def _figures(problem: Problem) -> tuple[Figure, ...]:
             ),
             draw=_draw_plateaus,
         ),
-        Figure(
-            name="metric",
-            caption=f"{metric} over optimizer steps: mean over seeds with its 95 % t interval, single seeds thin.",
-            draw=_draw_metric,
-        ),
+        metric_figure(problem),
     )
 
 
@@ -165,8 +159,3 @@ def _draw_plateaus(results: pd.DataFrame, cells: pd.DataFrame, study: Study) -> 
         return note_figure("No run had a gradient at its initial weights, so plateaus have no scale.")
     stages = {"start": "around the initial weights", "end": "around the solution"}
     return plot_by_arm(values, {"plateau_share": "share that is a plateau"}, arms=labels_of(study), kinds=stages)
-
-
-def _draw_metric(results: pd.DataFrame, cells: pd.DataFrame, study: Study) -> MatplotlibFigure:
-    problem = study.problem
-    return figure_of(plot_curves(results, problem.monitor, target=problem.target, arms=labels_of(study), log_x=True))
