@@ -108,7 +108,7 @@ def eigenvalues(title: str, model: nn.Module, batch: Batch, rounds: int) -> None
 def missing(*peers: str) -> bool:
     absent = [peer for peer in peers if importlib.util.find_spec(peer) is None]
     if absent:
-        print(f"  without {', '.join(absent)}: pip install curvlinops-for-pytorch pyhessian loss-landscapes")
+        print(f"  without {', '.join(absent)}: pip install --group peers")
     return bool(absent)
 
 

@@ -78,7 +78,7 @@ def end_by(name: str, lr: float, model: nn.Module, start: Mapping[str, Tensor], 
         loss = model.training_step(next(batches), 0)
         loss.backward()
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
     # Population statistics play no part: surfaces are measured in training mode.
     return weights_of(model), float(np.mean(losses[-20:]))
 

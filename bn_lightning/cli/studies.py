@@ -152,7 +152,8 @@ def _tuned(study: "Study", rates: list[float], *, max_steps: int | None, out: st
     from bn_lightning.analysis.tuning import tune_learning_rate
 
     # Beside the run folder, not in it: TensorBoard shows every log below the folder that it is given.
-    grid_folder = Path(out).with_name(Path(out).name + "_rates")
+    folder = Path(out).expanduser().absolute()
+    grid_folder = folder.with_name(f"{folder.name}_rates")
     tuned = tune_learning_rate(study, multiples=rates, max_steps=max_steps, out=grid_folder, **where)
     show(as_table(tuned.grid, "Learning rates tried on held-out training data, multiples of the model's own"))
     return tuned.study
