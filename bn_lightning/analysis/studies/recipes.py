@@ -72,8 +72,8 @@ def study(problem: Problem) -> Study:
     changed is recorded as `recipe_<item>`.
 
     Source: Ioffe & Szegedy 2015, sections 4.2.1 and 4.2.2, figures 2 and 3. The schedule of the recipe is six times as
-    short: an arm that has not reached the target by then will hardly reach it later. At the default size 36 cells of some
-    100 s each: half an hour on two cores.
+    short: an arm that has not reached the target by then will hardly reach it later. At the default size 36 cells of
+    some 100 s each: half an hour on two cores.
 
     Args:
         problem: What to train; its model holds no norms.
