@@ -35,7 +35,8 @@ def study(problem: Problem) -> Study:
     before .603, after .596.
 
     Population statistics are taken anew before every evaluation. The pre-activations of all layers are recorded, and
-    those of one unit of the layer of interest are followed on a fixed probe set.
+    those of one unit of the layer of interest are followed on a fixed probe set. On MNIST with 10,000 steps 30 cells of
+    70 s: 18 minutes on two cores.
 
     Args:
         problem: What to train; its model holds no norms.
