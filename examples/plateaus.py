@@ -157,7 +157,7 @@ def main(
     data_dir: str | None = None,
     vgg_width: int = 8,
     nin_width: int = 24,
-    steps: int = 300,
+    steps: int = 150,
     probe: int = 256,
     side: int = 7,
     seeds: int = 6,
@@ -202,7 +202,7 @@ def main(
     folder.mkdir(parents=True, exist_ok=True)
     names = {"ends": "three ends", "way": "start, two ends"}
     panels = {f"{net}_{plane}": f"{net.upper()}: {names[plane]}" for net in NETWORKS for plane in PLANES}
-    plot_landscape_planes(surfaces, panels, arms=ARMS).savefig(folder / "planes.png", dpi=75)
+    plot_landscape_planes(surfaces, panels, arms=ARMS).savefig(folder / "planes.png", dpi=75, bbox_inches="tight")
     data_name = cifar_problem(data_dir=data_dir).name.removesuffix("_vgg")
     words = f"""A VGG-like network (6 convolutions, first width {vgg_width}) and a network in network (width
 {nin_width}) on {data_name}, batches of 128, {steps:,} steps, {seeds} seeds. For a seed, all optimizers start from the
