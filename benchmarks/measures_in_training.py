@@ -9,12 +9,12 @@ one for the gradient.
 Run: ``python benchmarks/measures_in_training.py``.
 """
 
-import time
 import warnings
 
 import pytorch_lightning as pl
 import torch
 from measures import loss_fn, mlp, vgg_like
+from monitoring_cost import Clock
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -22,21 +22,9 @@ from bn_lightning.analysis.training import quiet_lightning
 from bn_lightning.callbacks.covariate_shift import CovariateShiftMonitor
 from bn_lightning.callbacks.loss_smoothness import LossSmoothnessMonitor
 
-INTERVAL, BATCH = 10, 64
+INTERVAL, BATCH = 10, 64  # the clock leaves out the first ten steps, one interval
 ROUNDS = 12
 QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
-
-
-class Clock(pl.Callback):
-    def __init__(self) -> None:
-        self.marks: list[float] = []
-
-    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        self.marks.append(time.thread_time())
-
-    def seconds(self) -> float:
-        """Seconds a step, over whole intervals."""
-        return (self.marks[-1] - self.marks[INTERVAL]) / (len(self.marks) - 1 - INTERVAL)
 
 
 class Classifier(pl.LightningModule):

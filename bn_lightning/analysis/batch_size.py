@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 
+from bn_lightning.analysis.loader_settings import loader_settings
 from bn_lightning.callbacks._compat import CallbackBase, misconfiguration, rank_zero_warn
 from bn_lightning.callbacks._learning_rate import scale_learning_rates
 from bn_lightning.errors import NoEffectWarning
 
 if TYPE_CHECKING:
     from bn_lightning.callbacks._compat import LightningModule, Trainer
-
-_KEPT = ("collate_fn", "num_workers", "pin_memory", "timeout", "worker_init_fn", "generator", "prefetch_factor")
 
 
 class BatchSize(CallbackBase):
@@ -111,10 +110,7 @@ class BatchSize(CallbackBase):
             raise misconfiguration(
                 trainer, self._refusal(f"train_dataloader returned a {type(loader).__name__}, not one DataLoader")
             )
-        options: dict[str, Any] = {name: getattr(loader, name) for name in _KEPT}
-        options |= {"persistent_workers": loader.persistent_workers, "drop_last": loader.drop_last}
-        if loader.num_workers:
-            options["multiprocessing_context"] = loader.multiprocessing_context
+        options = {**loader_settings(loader), "generator": loader.generator, "drop_last": loader.drop_last}
         if isinstance(loader.dataset, IterableDataset):
             if loader.batch_size is None:
                 raise misconfiguration(trainer, self._refusal("its iterable data set makes the batches itself"))

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, SequentialSampler, Subset
 
+from bn_lightning.analysis.loader_settings import loader_settings
 from bn_lightning.analysis.study import Problem
 
 SHARE = 0.1
@@ -92,6 +93,5 @@ def _cannot(loader: Any) -> str | None:
 
 
 def _like(loader: DataLoader, indices: list[int], **options: Any) -> DataLoader:
-    names = ("batch_size", "num_workers", "collate_fn", "pin_memory", "timeout", "worker_init_fn", "prefetch_factor")
-    kept = {name: getattr(loader, name) for name in (*names, "multiprocessing_context", "persistent_workers")}
-    return DataLoader(Subset(loader.dataset, indices), **kept, **options)
+    settings = {**loader_settings(loader), **options}
+    return DataLoader(Subset(loader.dataset, indices), batch_size=loader.batch_size, **settings)

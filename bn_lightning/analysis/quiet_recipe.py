@@ -5,20 +5,13 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from bn_lightning.callbacks.recipe import BatchNormRecipe
+from bn_lightning.callbacks.recipe import ITEMS, BatchNormRecipe
 from bn_lightning.errors import NoEffectWarning
 
 if TYPE_CHECKING:
     from bn_lightning.callbacks._compat import LightningModule, Trainer
 
-ITEMS = (
-    "learning_rate",
-    "remove_dropout",
-    "divide_weight_decay",
-    "decay_faster",
-    "remove_local_response_norm",
-    "shuffle",
-)
+COUNTED = tuple(item for item in ITEMS if item != "reduce_augmentation")  # that is a hook of the user's
 
 
 class QuietRecipe(BatchNormRecipe):
@@ -42,6 +35,6 @@ class QuietRecipe(BatchNormRecipe):
             The columns step (0), layer (empty), quantity (`recipe_<item>`) and value.
         """
         changes = () if self.report is None else self.report.changes
-        counts = [sum(change.item == item and not change.left for change in changes) for item in ITEMS]
-        quantities = [f"recipe_{item}" for item in ITEMS]
+        counts = [sum(change.item == item and not change.left for change in changes) for item in COUNTED]
+        quantities = [f"recipe_{item}" for item in COUNTED]
         return pd.DataFrame({"step": 0, "layer": "", "quantity": quantities, "value": [float(n) for n in counts]})

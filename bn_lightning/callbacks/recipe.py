@@ -193,7 +193,7 @@ class BatchNormRecipe(CallbackBase):
         if (self.remove_dropout or self.remove_local_response_norm) and not is_compiled(pl_module):
             options = {"dropout": self.remove_dropout, "local_response_norm": self.remove_local_response_norm}
             self._calls = watch_training_step(pl_module, undo=self._undo.callback, **options)
-        asked = [name for name in _ITEMS if getattr(self, name) not in (None, False)]
+        asked = [name for name in ITEMS if getattr(self, name) not in (None, False)]
         found = {change.item for change in self._changes if not change.left}
         missing = tuple(name for name in asked if name not in found and not self._is_done(name, pl_module))
         self.report = RecipeReport(tuple(self._changes), missing)
@@ -274,7 +274,7 @@ class BatchNormRecipe(CallbackBase):
         return item == "shuffle" and not any(change.item == item for change in self._changes)
 
 
-_ITEMS = (
+ITEMS = (
     "learning_rate",
     "remove_dropout",
     "divide_weight_decay",

@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure as MatplotlibFigure
 
 from bn_lightning.analysis.plots.crossed import Published, plot_crossed
+from bn_lightning.analysis.plots.note import note_figure
 from bn_lightning.analysis.study import Arm, Figure, Problem, Study
 from bn_lightning.analysis.summary import final_metric
 
@@ -181,9 +182,7 @@ def _draw_metric(cross: Cross, results: pd.DataFrame, cells: pd.DataFrame, study
 def _draw_gain(cross: Cross, results: pd.DataFrame, cells: pd.DataFrame, study: Study) -> MatplotlibFigure:
     differences = gains(final_by_pair(results, study, cross))
     if not np.isfinite(differences["value"]).any():
-        figure = MatplotlibFigure(figsize=(6, 1), layout="constrained")
-        figure.text(0.02, 0.5, "No pair of runs with and without the norm ended in finite numbers.")
-        return figure
+        return note_figure("No pair of runs with and without the norm ended in finite numbers.")
     return plot_crossed(
         differences,
         groups=_words(cross),

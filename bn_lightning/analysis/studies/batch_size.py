@@ -1,6 +1,5 @@
 """How small may a batch be for batch norm, and which statistics suit small ones in evaluation?"""
 
-import dataclasses
 import functools
 import math
 from pathlib import Path
@@ -11,7 +10,7 @@ from matplotlib.figure import Figure as MatplotlibFigure
 
 from bn_lightning.analysis.factor_table import factor_table
 from bn_lightning.analysis.plots.factor_lines import plot_factor_lines
-from bn_lightning.analysis.problems.digits import digits_problem
+from bn_lightning.analysis.studies._relu_digits import relu_digits
 from bn_lightning.analysis.studies.recalibration import ESTIMATORS, RUNNING
 from bn_lightning.analysis.study import Arm, Budget, Figure, Problem, Study
 
@@ -33,14 +32,7 @@ def default_problem(data_dir: str | Path | None = None) -> Problem:
     Returns:
         The problem.
     """
-    problem = digits_problem(data_dir=data_dir, activation="relu", lr=0.1)
-    return dataclasses.replace(
-        problem,
-        module=functools.partial(problem.module, weight_std=None),
-        budget=Budget(max_steps=320, eval_every=80),
-        target=None,
-        options={**problem.options, "weight_std": "√(2/inputs)"},
-    )
+    return relu_digits(data_dir, Budget(max_steps=320, eval_every=80))
 
 
 def study(problem: Problem) -> Study:

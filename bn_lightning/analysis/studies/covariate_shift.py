@@ -1,6 +1,5 @@
 """Does batch norm lessen internal covariate shift, and does the answer depend on which of its definitions is meant?"""
 
-import functools
 from typing import Any
 
 import numpy as np
@@ -13,9 +12,9 @@ from bn_lightning.analysis.plots.layers import ACTIVATION_SHIFT, MAX_LAYERS, plo
 from bn_lightning.analysis.plots.note import note_figure
 from bn_lightning.analysis.plots.standard import figure_of, labels_of, metric_figure
 from bn_lightning.analysis.plots.style import REFERENCE_COLOR
-from bn_lightning.analysis.study import Arm, Figure, Problem, Study
+from bn_lightning.analysis.studies._placements import placement_arms
+from bn_lightning.analysis.study import Figure, Problem, Study
 
-PLACEMENTS = {"none": "without BN", "before": "BN before", "after": "BN after"}
 MEASUREMENTS = 40  # of a run
 PROBE_SIZE = 600
 GRADIENTS = {"gradient_shift_relative": "‖G − G'‖₂ / ‖G‖₂", "gradient_shift_cosine": "cosine of G and G'"}
@@ -54,15 +53,7 @@ def study(problem: Problem) -> Study:
         source="Santurkar et al. 2018, Definition 2.1 and figures 2, 8; Ioffe & Szegedy 2015, section 2",
         problem=problem,
         reference="none",
-        arms=tuple(
-            Arm(
-                name=name,
-                label=label,
-                factors={"placement": name},
-                callbacks=functools.partial(_callbacks, name, problem.budget.max_steps),
-            )
-            for name, label in PLACEMENTS.items()
-        ),
+        arms=placement_arms(_callbacks, problem),
         figures=_figures(problem),
     )
 

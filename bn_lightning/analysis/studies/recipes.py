@@ -12,6 +12,7 @@ from bn_lightning.analysis.plots.standard import metric_figure, steps_figures
 from bn_lightning.analysis.plots.text_table import draw_text_table
 from bn_lightning.analysis.problems.inception import inception_problem
 from bn_lightning.analysis.recipe_table import recipe_table, recipe_text
+from bn_lightning.analysis.studies.sensitivity import DIVERGED
 from bn_lightning.analysis.study import Arm, Figure, Problem, Study
 
 RATE = 0.03
@@ -20,7 +21,6 @@ TARGET = 0.9777
 """Least of the best test accuracies of the plain network at this rate with the seeds 100 and 101, 352 of 360 digits,
 rounded down."""
 RECALIBRATION_BATCHES = 10
-DIVERGED = "The population statistics of .* are NaN or infinite"  # a rate that is too large is a result
 PAPER_COLUMNS = (5, 6, 7)
 ARMS = {
     "plain": ("without BN", 1.0),

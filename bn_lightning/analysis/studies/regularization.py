@@ -1,6 +1,5 @@
 """How much dropout and weight decay does a network with batch norm still need?"""
 
-import dataclasses
 import functools
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from matplotlib.figure import Figure as MatplotlibFigure
 
 from bn_lightning.analysis.factor_table import ON_TRAINING_SET, factor_table
 from bn_lightning.analysis.plots.factor_lines import plot_factor_lines
-from bn_lightning.analysis.problems.digits import digits_problem
+from bn_lightning.analysis.studies._relu_digits import relu_digits
 from bn_lightning.analysis.study import Arm, Budget, Figure, Problem, Study
 
 DROPOUTS = (0.0, 0.2, 0.5)
@@ -28,14 +27,7 @@ def default_problem(data_dir: str | Path | None = None) -> Problem:
     Returns:
         The problem.
     """
-    problem = digits_problem(data_dir=data_dir, activation="relu", lr=0.1)
-    return dataclasses.replace(
-        problem,
-        module=functools.partial(problem.module, weight_std=None),
-        budget=Budget(max_steps=1000, eval_every=250),
-        target=None,
-        options={**problem.options, "weight_std": "√(2/inputs)"},
-    )
+    return relu_digits(data_dir, Budget(max_steps=1000, eval_every=250))
 
 
 def study(problem: Problem) -> Study:

@@ -1,12 +1,11 @@
 """How far may the learning rate and the scale of the initial weights be off, with and without batch norm?"""
 
-import dataclasses
 import functools
 from pathlib import Path
 from typing import Any
 
-from bn_lightning.analysis.problems.digits import digits_problem
 from bn_lightning.analysis.studies._factor_maps import map_figures
+from bn_lightning.analysis.studies._relu_digits import relu_digits
 from bn_lightning.analysis.study import Arm, Budget, Problem, Study
 
 RATES = (0.01, 0.1, 1.0, 10.0, 100.0)
@@ -30,14 +29,7 @@ def default_problem(data_dir: str | Path | None = None) -> Problem:
     Returns:
         The problem.
     """
-    problem = digits_problem(data_dir=data_dir, activation="relu", lr=0.1)
-    return dataclasses.replace(
-        problem,
-        module=functools.partial(problem.module, weight_std=None),
-        budget=Budget(max_steps=300, eval_every=100),
-        target=0.5,
-        options={**problem.options, "weight_std": "√(2/inputs)"},
-    )
+    return relu_digits(data_dir, Budget(max_steps=300, eval_every=100), target=0.5)
 
 
 def study(problem: Problem) -> Study:

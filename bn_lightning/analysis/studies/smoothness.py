@@ -1,6 +1,5 @@
 """Is the loss smoother along the gradient with batch norm, also at equal loss and whatever the weights' size?"""
 
-import functools
 from typing import Any
 
 import pandas as pd
@@ -11,9 +10,9 @@ from bn_lightning.analysis.plots.note import note_figure
 from bn_lightning.analysis.plots.smoothness import plot_smoothness
 from bn_lightning.analysis.plots.standard import figure_of, labels_of, metric_figure
 from bn_lightning.analysis.plots.style import house_style
-from bn_lightning.analysis.study import Arm, Figure, Problem, Study
+from bn_lightning.analysis.studies._placements import placement_arms
+from bn_lightning.analysis.study import Figure, Problem, Study
 
-PLACEMENTS = {"none": "without BN", "before": "BN before", "after": "BN after"}
 MEASUREMENTS = 40  # of a run
 PROBE_SIZE = 1000  # with few samples the comparison can turn round
 BETAS = {"effective_beta": "effective β", "effective_beta_normalised": "effective β, normalised coordinates"}
@@ -45,15 +44,7 @@ def study(problem: Problem) -> Study:
         source="Santurkar et al. 2018, section 3.1 and figure 4",
         problem=problem,
         reference="none",
-        arms=tuple(
-            Arm(
-                name=name,
-                label=label,
-                factors={"placement": name},
-                callbacks=functools.partial(_callbacks, name, problem.budget.max_steps),
-            )
-            for name, label in PLACEMENTS.items()
-        ),
+        arms=placement_arms(_callbacks, problem),
         figures=_figures(problem),
     )
 

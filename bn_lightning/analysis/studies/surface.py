@@ -1,6 +1,5 @@
 """What does the loss look like around the initial weights and the solution, and how curved is it in each mode?"""
 
-import functools
 from typing import Any
 
 import numpy as np
@@ -12,13 +11,11 @@ from bn_lightning.analysis.plots.by_arm import plot_by_arm
 from bn_lightning.analysis.plots.landscapes import plot_landscape_lines, plot_landscape_planes
 from bn_lightning.analysis.plots.note import note_figure
 from bn_lightning.analysis.plots.standard import labels_of, metric_figure
-from bn_lightning.analysis.study import Arm, Figure, Problem, Study
+from bn_lightning.analysis.studies._placements import placement_arms
+from bn_lightning.analysis.study import Figure, Problem, Study
 
-PLACEMENTS = {"none": "without BN", "before": "BN before", "after": "BN after"}
-SIDE, SHORT_SIDE = (
-    11,
-    5,
-)  # points along each side of a plane; the fewer in runs so short that measuring would outlast them
+# Points along each side of a plane; the fewer in runs so short that measuring would outlast them.
+SIDE, SHORT_SIDE = 11, 5
 SHORT = 100  # optimizer steps
 PROBE_SIZE = 300
 RECALIBRATION_BATCHES = 50
@@ -53,15 +50,7 @@ def study(problem: Problem) -> Study:
         source="Im et al. 2016, section 4; Li et al. 2018, section 4",
         problem=problem,
         reference="none",
-        arms=tuple(
-            Arm(
-                name=name,
-                label=label,
-                factors={"placement": name},
-                callbacks=functools.partial(_callbacks, name, problem.budget.max_steps),
-            )
-            for name, label in PLACEMENTS.items()
-        ),
+        arms=placement_arms(_callbacks, problem),
         figures=_figures(problem),
     )
 
