@@ -2,9 +2,10 @@
 # # Where different optimizers end, and what lies between: plateaus with and without batch norm
 # Im et al. (2016, "An empirical analysis of the optimization of deep network loss surfaces") start a VGG and a network
 # in network once, end them by several optimizers, and look at the loss between the ends: optimizers end in different
-# solutions, and surfaces of networks with batch norm show no plateaus. They show pictures, one run each; here a plateau
-# is where the gradient's norm is below a tenth (and a hundredth) of that at the run's own initial weights, and there
-# are seeds.
+# solutions, and surfaces of networks with batch norm show no plateaus. They show pictures, one run each. Here there are
+# seeds, and a plateau is where the gradient's norm is below a tenth of a scale. There are two scales, because each has
+# a blind spot: the norm at the run's own initial weights finds no plateau where the run starts on one, and the largest
+# norm on the surface itself, nearest to what the eye sees in a picture, finds one beside every cliff.
 #
 #     python examples/plateaus.py --data_dir FOLDER           # small networks, some hundred steps: what is written down
 #     python examples/plateaus.py --data_dir FOLDER --vgg_width 64 --nin_width 192 --steps 15000    # the papers' sizes
@@ -43,13 +44,14 @@ OPTIMIZERS = {
 }
 TUNING_SEED = 1000
 PLANES = {"ends": ("SGD", "Adam", "RMSprop"), "way": ("start", "SGD", "Adam")}
-FRACTIONS = (0.1, 0.01)
+FRACTION = 0.1
+SCALES = {"start": "the start's", "own": "the plane's largest"}
 WORDS = {"ends": "between the ends of SGD, Adam and RMSprop", "way": "between start, SGD and Adam"}
 CLAIMS = (
     *(
-        Claim(f"fewer plateaus, {words}, gradient below {share:g} of the start's", f"plateau {plane} {share:g}")
+        Claim(f"fewer plateaus, {words}, gradient below {FRACTION:g} of {of}", f"plateau {plane}, {scale}")
         for plane, words in WORDS.items()
-        for share in FRACTIONS
+        for scale, of in SCALES.items()
     ),
     Claim("a lower barrier between ends", "barrier"),
     Claim("ends further apart", "distance", expects="higher"),
@@ -114,8 +116,13 @@ def cell(network: str, arm: str, seed: int, rates: Mapping[str, float], data_dir
     drawn = []
     for plane, corners in PLANES.items():
         found = between(model, batches, [points[name] for name in corners], side)
-        rows += [(f"plateau {plane} {share:g}", "", found.plateau_share(share, initial)) for share in FRACTIONS]
-        rows.append((f"least gradient {plane}", "", float(found.gradient_norms.nan_to_num(math.inf).min()) / initial))
+        rows.append((f"plateau {plane}, start", "", found.plateau_share(FRACTION, initial)))
+        rows.append((f"plateau {plane}, own", "", found.plateau_share(FRACTION)))
+        norms = found.gradient_norms[found.gradient_norms.isfinite()]
+        rows += [
+            (f"{word} gradient {plane}, of the start's", "", float(norms.quantile(at)) / initial)
+            for word, at in {"least": 0.0, "median": 0.5, "largest": 1.0}.items()
+        ]
         drawn += [
             (f"{network}_{plane}", first, second, float(found.losses[i, j]))
             for (i, first), (j, second) in product(*map(enumerate, found.coordinates))
@@ -210,11 +217,11 @@ same weights and see the same batches; each has the rate of a grid with the leas
 Norms stand before the nonlinearity and are in training mode. Surfaces are of {probe} training images, {side} × {side}
 points of the plane through three points and a quarter of the way further: in the pictures (seed 0) the first of SGD,
 Adam, RMSprop, or of start, SGD, Adam, lies at the cross (0, 0), the others at (1, 0) and (0, 1). A *plateau* is the
-share of points where ‖g‖ is below a tenth or a hundredth of that at the run's own initial weights. A *barrier* is how
-far the loss rises on the straight way above the higher of its ends (0: it does not). *Distance* is that between two
-ends over that from the start to the first of them. Barriers and distances: mean over the six pairs of ends. Interval:
-95 % t over pairs of equal seeds, of the mean log ratio where both are positive, else of the difference; no correction
-for the number of claims.
+share of points where ‖g‖ is below a tenth of that at the run's own initial weights ("start"), or of the largest on the
+plane itself ("own"). A *barrier* is how far the loss rises on the straight way above the higher of its ends (0: it does
+not). *Distance* is that between two ends over that from the start to the first of them. Barriers and distances: mean
+over the six pairs of ends. Interval: 95 % t over pairs of equal seeds, of the mean log ratio where both are positive,
+else of the difference; no correction for the number of claims.
 
 {time.perf_counter() - begin:.0f} s on {jobs} processes.
 """

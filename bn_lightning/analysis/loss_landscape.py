@@ -22,7 +22,7 @@ from bn_lightning.schedule import Schedule
 if TYPE_CHECKING:
     from bn_lightning.callbacks._compat import LightningModule, Trainer
 
-PLATEAU = 0.1  # of the gradient's norm at the initial weights
+PLATEAU = 0.1  # of the gradient's norm at the initial weights, and of the largest on the plane
 
 
 class LossLandscape(ProbeMonitor):
@@ -34,6 +34,8 @@ class LossLandscape(ProbeMonitor):
     `loss_on_<surface>_<mode>(<a>[,<b>])`       the loss at a point, see `SURFACES`; <mode> is that of the norms
     `plateau_share_start`, `_end`               share of the plane's points where ‖g‖₂ is below a tenth of that
                                                 at the run's own initial weights; norms in training mode
+    `own_plateau_share_start`, `_end`           the same below a tenth of the plane's own largest ‖g‖₂, a scale
+                                                that a flat start does not spoil
     `hessian_eigenvalue_1_train`, `_eval`       largest eigenvalue of the Hessian at the end, loss per squared
                                                 parameter unit
     ==========================================  ================================================================
@@ -122,7 +124,8 @@ class LossLandscape(ProbeMonitor):
     def _add_plateau(self, stage: str, step: int, plane: Surface) -> None:
         usable = math.isfinite(self._reference) and self._reference > 0
         share = plane.plateau_share(PLATEAU, self._reference) if usable else math.nan
-        self._table.add(step, "", {f"plateau_share_{stage}": share})
+        shares = {f"plateau_share_{stage}": share, f"own_plateau_share_{stage}": plane.plateau_share(PLATEAU)}
+        self._table.add(step, "", shares)
 
     def _eigenvalue(self, module: Any, mode: NormMode) -> float:
         try:

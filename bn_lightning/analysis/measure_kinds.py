@@ -37,6 +37,9 @@ class MeasureOptions:
         radius: How far random directions are followed, 1 being as far as the weights are long.
         plateau_fraction: The share of points whose gradient is below this fraction of the largest is written; it
             needs a backward a point. None for no gradients.
+
+    Raises:
+        ValueError: If the fraction is not between 0 and 1.
     """
 
     loss_fn: LossFn | None = None
@@ -45,6 +48,14 @@ class MeasureOptions:
     points: int = 15
     radius: float = 1.0
     plateau_fraction: float | None = None
+
+    def __post_init__(self) -> None:
+        # Here, so that a surface of minutes is not computed first.
+        if self.plateau_fraction is not None and not 0 < self.plateau_fraction < 1:
+            raise ValueError(
+                f"A plateau is below a fraction between 0 and 1 of the largest gradient (--plateau-fraction), got "
+                f"{self.plateau_fraction}."
+            )
 
 
 @dataclass

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
+import torch
 
 from bn_lightning.analysis.results import results_table, write_table
+from bn_lightning.functional.plateaus import plateau_share
 from bn_lightning.probes.curvature_surface import Surface
 
 SURFACE_COLUMNS = ("arm", "surface", "norm_mode", "first", "second", "loss", "gradient_norm")
@@ -68,11 +70,11 @@ class MeasureRows:
             fraction: Between 0 and 1.
 
         Returns:
-            The share; a point without a finite gradient counts as none of a plateau.
+            The share; a point without a finite gradient counts as none of a plateau. NaN where none has one.
         """
         points = self.points()
         norms = points.loc[(points["surface"] == name) & (points["norm_mode"] == norm_mode), "gradient_norm"]
-        return float((norms < fraction * norms.max()).mean())
+        return plateau_share(torch.tensor(norms.to_numpy()), fraction)
 
     def table(self) -> pd.DataFrame:
         """The numbers.

@@ -1,6 +1,5 @@
 """The loss along one or over two directions in the space of the parameters, and where it is flat."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 
 from bn_lightning.errors import UnknownNameError
 from bn_lightning.functional.norms import euclidean_norm
+from bn_lightning.functional.plateaus import plateau_share
 from bn_lightning.probes.curvature_directions import Direction
 from bn_lightning.probes.curvature_hessian import NormMode, norms_in
 from bn_lightning.probes.objective import LossFn, Objective
@@ -36,9 +36,7 @@ class Surface:
     def plateau_share(self, fraction: float, reference: float | None = None) -> float:
         """The share of points whose gradient norm is below `fraction` of the largest on this surface, or of another.
 
-        Im et al. (2016), "An empirical analysis of the optimization of deep network loss surfaces", observe that
-        networks with batch norm have no plateaus; the measure is ours. A point whose gradient is not finite is counted
-        as a point, and as none of a plateau.
+        See `bn_lightning.functional.plateaus.plateau_share` for the scales and their blind spots.
 
         Args:
             fraction: Between 0 and 1.
@@ -46,21 +44,14 @@ class Surface:
                 surfaces of several networks or stages are then measured by one scale.
 
         Returns:
-            The share, from 0 to 1.
+            The share, from 0 to 1; NaN where the surface has no finite gradient, or none but 0 to take the scale from.
 
         Raises:
             ValueError: If the surface was computed without gradients, or fraction or reference is out of range.
         """
         if self.gradient_norms is None:
             raise ValueError("A plateau is where the gradient is small; compute the surface with gradients=True.")
-        if not 0 < fraction < 1:
-            raise ValueError(f"A plateau is below a fraction between 0 and 1 of the largest gradient, got {fraction}.")
-        if reference is not None and not (math.isfinite(reference) and reference > 0):
-            raise ValueError(f"The reference is a gradient norm, finite and above 0; got {reference}.")
-        finite = self.gradient_norms[self.gradient_norms.isfinite()]
-        if reference is None:
-            reference = float(finite.max()) if len(finite) else math.nan
-        return float((self.gradient_norms < fraction * reference).double().mean())
+        return plateau_share(self.gradient_norms, fraction, reference)
 
 
 def loss_surface(

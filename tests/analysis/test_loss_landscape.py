@@ -104,7 +104,7 @@ def test_the_eigenvalue_is_that_of_the_whole_hessian(plain):
     assert "hessian_eigenvalue_1_eval" not in table.index
 
 
-def test_a_plateau_is_where_the_gradient_is_a_share_of_that_at_the_start(tmp_path, monkeypatch):
+def test_a_plateau_is_where_the_gradient_is_a_share_of_that_at_the_start_or_of_the_largest(tmp_path, monkeypatch):
     # So small a net is nowhere as flat as a tenth.
     monkeypatch.setattr(loss_landscape, "PLATEAU", 0.8)
     callback = LossLandscape(side=SIDE, probe_size=32)
@@ -123,6 +123,10 @@ def test_a_plateau_is_where_the_gradient_is_a_share_of_that_at_the_start(tmp_pat
     assert 0 < expected < 1
     table = callback.table().set_index("quantity")["value"]
     assert table["plateau_share_end"] == expected
+    own = sum(value < 0.8 * max(norms) for value in norms) / len(norms)
+    assert 0 < own < 1
+    assert table["own_plateau_share_end"] == own
+    assert own != expected
 
 
 def test_a_net_with_norms_is_measured_in_both_modes_at_the_end(tmp_path):

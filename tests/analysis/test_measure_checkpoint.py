@@ -330,3 +330,8 @@ def test_smoothness_needs_one_learning_rate(checkpoints, tmp_path):
 def test_two_checkpoints_have_the_same_parameters(checkpoints, tmp_path):
     with pytest.raises(UnknownNameError, match=r"these differ in .*bn_lightning_norm"):
         measure(checkpoints / "norms8.ckpt", tmp_path, other=checkpoints / "plain8.ckpt")
+
+
+def test_a_fraction_that_is_none_is_refused_before_anything_is_measured():
+    with pytest.raises(ValueError, match=r"between 0 and 1 of the largest gradient \(--plateau-fraction\), got 2"):
+        MeasureOptions(plateau_fraction=2)

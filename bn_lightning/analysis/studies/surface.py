@@ -21,17 +21,21 @@ PROBE_SIZE = 300
 RECALIBRATION_BATCHES = 50
 LINES = {name: SURFACES[name] for name in ("start_line", "end_line", "way")}
 PLANES = {name: SURFACES[name] for name in ("start_plane", "end_plane")}
+PLATEAUS = {
+    "plateau_share": "share below 1/10 of the start's gradient",
+    "own_plateau_share": "share below 1/10 of the plane's largest",
+}
 NOTHING = "No run has a finite loss around its weights, so there is nothing to draw."
 
 
 def study(problem: Problem) -> Study:
     """Train with batch norm nowhere, before and after the nonlinearities, and look at the loss at both ends.
 
-    On 300 samples of the training data: the loss on a random line and plane around the initial weights and around the
-    solution, and on the straight way between the two; the share of each plane that is a plateau, where the gradient is
-    below a tenth of that at the run's own initial weights; the largest eigenvalue of the Hessian at the end, norms in
-    training and in evaluation mode, with population statistics. Directions are filter-normalised, so weights before
-    norms may have any size.
+    On 300 samples of the training data: the loss on a random line and plane around the initial weights and around
+    the solution, and on the straight way between the two; the share of each plane that is a plateau, where the
+    gradient is below a tenth of that at the run's own initial weights, and of the plane's own largest; the largest
+    eigenvalue of the Hessian at the end, norms in training and in evaluation mode, with population statistics.
+    Directions are filter-normalised, so weights before norms may have any size.
 
     Source: Im et al. 2016 (VGG and NIN on CIFAR-10: no plateaus with batch norm; shown in pictures, without numbers);
     Li et al. 2018, section 4, for the directions. Nobody has published the eigenvalue in both modes.
@@ -97,8 +101,9 @@ def _figures(problem: Problem) -> tuple[Figure, ...]:
         Figure(
             name="plateaus",
             caption=(
-                "Share of the plane where the gradient is below a tenth of that at the run's own initial weights; a "
-                "marker a seed, the bar is the median."
+                "Share of the plane where the gradient is below a tenth of that at the run's own initial weights, and "
+                "of the largest on the plane itself, which a run that starts on a plateau does not spoil; a marker a "
+                "seed, the bar is the median."
             ),
             draw=_draw_plateaus,
         ),
@@ -145,8 +150,8 @@ def _draw_curvature(results: pd.DataFrame, cells: pd.DataFrame, study: Study) ->
 
 
 def _draw_plateaus(results: pd.DataFrame, cells: pd.DataFrame, study: Study) -> MatplotlibFigure:
-    values = by_kind(results, "plateau_share")
+    values = pd.concat([by_kind(results, measure) for measure in PLATEAUS], ignore_index=True)
     if not np.isfinite(values["value"]).any():
-        return note_figure("No run had a gradient at its initial weights, so plateaus have no scale.")
+        return note_figure("No run has a gradient around its weights, so plateaus have no scale.")
     stages = {"start": "around the initial weights", "end": "around the solution"}
-    return plot_by_arm(values, {"plateau_share": "share that is a plateau"}, arms=labels_of(study), kinds=stages)
+    return plot_by_arm(values, PLATEAUS, arms=labels_of(study), kinds=stages)
