@@ -24,6 +24,8 @@ ARMS = {
 """Labels by arm; "plain" is without scale and shift, γ and β."""
 RECALIBRATION_BATCHES = 50  # all of the embedded digits; 3,000 images of MNIST
 RECORDINGS = 500  # of a long run; more would fill the disk and show no more
+EVERY_N_STEPS = 50  # of a short one
+FEW_STEPS = 2 * EVERY_N_STEPS  # below this there are a recording or two, and figures of them show nothing
 
 
 def study(problem: Problem) -> Study:
@@ -69,8 +71,12 @@ def _callbacks(arm: str, problem: Problem) -> list[Any]:
     from bn_lightning.callbacks.monitor import ActivationMonitor
     from bn_lightning.callbacks.recalibration import BatchNormRecalibration
 
-    units: dict[str, Any] = {problem.layer_of_interest or "last": "typical"}
-    monitor = ActivationMonitor(every_n_steps=max(50, problem.budget.max_steps // RECORDINGS), units=units)
+    max_steps = problem.budget.max_steps
+    monitor = ActivationMonitor(
+        every_n_steps=max(EVERY_N_STEPS, max_steps // RECORDINGS),
+        units={problem.layer_of_interest or "last": "typical"},
+        figures=max_steps >= FEW_STEPS,
+    )
     if arm == "none":
         return [monitor]
     place: Any = arm.removesuffix("_plain")
