@@ -46,8 +46,8 @@ def study(problem: Problem) -> Study:
 
     Arms are the norm (none, batch norm before and after the nonlinearity, and the one the sources warn of: before, but
     normalising by moving averages in training) crossed with multiples of the module's own learning rate. Gradient
-    shift, activation shift and smoothness are measured in each of the first 40 steps and 30 times more, with every batch
-    norm as it is in training; what comes after the blow-up is left out of the summary.
+    shift, activation shift and smoothness are measured in each of the first 40 steps and 30 times more, with every
+    batch norm as it is in training; what comes after the blow-up is left out of the summary.
 
     4 × 6 = 24 arms, of 300 steps on the digits: 11 s of one core a cell, some 14 minutes for 6 seeds on two.
 
