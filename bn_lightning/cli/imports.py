@@ -1,39 +1,79 @@
-"""Says where a module named on the command line was looked for, which the parser leaves out."""
+"""Says in one line what is wrong with an import path on the command line, where the parser says it once a type."""
 
+import importlib
 import importlib.util
 import os
 import sys
+import traceback
+from typing import Any
+
+from bn_lightning.analysis.names import unknown_name
 
 IMPORTED = ("--model", "--data", "--own-views", "--forward", "--loss-fn")  # options that take import paths
 
 
 def check_import_paths(arguments: list[str]) -> None:
-    """Check that the modules named by import paths exist; they are not imported yet.
+    """Check that what is named by import paths exists.
 
     Args:
         arguments: As typed.
 
     Raises:
-        ValueError: If one does not.
+        ValueError: If a module does not exist, cannot be imported, or holds no such name.
     """
     for place, argument in enumerate(arguments):
         flag, equals, value = argument.partition("=")
         if flag not in IMPORTED:
             continue
         path = value if equals else "".join(arguments[place + 1 : place + 2])
-        module = path.partition(".")[0]
         # Without a dot, or as a dict in braces, it is the parser's to judge.
-        if "." in path and module.isidentifier() and not _exists(module):
-            folders = [folder or os.getcwd() for folder in sys.path]
-            raise ValueError(
-                f"There is no module {module!r}, which {flag} {path} names. It was looked for in "
-                f"{', '.join(dict.fromkeys(folders))}. Call the command in the folder that holds it, or name that "
-                "folder in PYTHONPATH."
-            )
+        if "." in path and path.replace(".", "").isidentifier():
+            _check(flag, path)
+
+
+def _check(flag: str, path: str) -> None:
+    parts = path.split(".")
+    if not _exists(parts[0]):
+        folders = [folder or os.getcwd() for folder in sys.path]
+        raise ValueError(
+            f"There is no module {parts[0]!r}, which {flag} {path} names. It was looked for in "
+            f"{', '.join(dict.fromkeys(folders))}. Call the command in the folder that holds it, or name that "
+            "folder in PYTHONPATH."
+        )
+    name = parts[0]
+    here = _imported(name, flag, path)
+    for part in parts[1:]:
+        if not hasattr(here, part) and hasattr(here, "__path__") and _exists(f"{name}.{part}"):
+            _imported(f"{name}.{part}", flag, path)
+        if not hasattr(here, part):
+            raise unknown_name(f"name in {name} (from {flag} {path})", part, _public(here))
+        here, name = getattr(here, part), f"{name}.{part}"
 
 
 def _exists(module: str) -> bool:
+    # The spec of a module that runs as a script, `__main__`, cannot be asked for.
+    return module in sys.modules or importlib.util.find_spec(module) is not None
+
+
+def _imported(module: str, flag: str, path: str) -> Any:
     try:
-        return module in sys.modules or importlib.util.find_spec(module) is not None
-    except ValueError:  # of a module without a spec
-        return True
+        return importlib.import_module(module)
+    except Exception as error:
+        # The innermost line of a file; this one, and those of the import system, say nothing.
+        lines = [
+            f", at {frame.filename}, line {frame.lineno}"
+            for frame in traceback.extract_tb(error.__traceback__)
+            if frame.filename not in (__file__, importlib.__file__) and os.path.exists(frame.filename)
+        ]
+        where = lines[-1] if lines else ""
+        raise ValueError(
+            f"The module {module!r}, which {flag} {path} names, fails as it is imported: {type(error).__name__}: "
+            f"{error}{where}."
+        ) from error
+
+
+def _public(module: Any) -> list[str]:
+    """Classes and functions that a module defines itself, or all its names where it defines none."""
+    names = [name for name in vars(module) if not name.startswith("_")]
+    home = getattr(module, "__name__", "")
+    return [name for name in names if getattr(getattr(module, name), "__module__", None) == home] or names
