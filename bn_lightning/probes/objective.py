@@ -191,10 +191,11 @@ class Objective:
             for weight, batch in zip(self._weights, self.batches, strict=True):
                 guard.begin(keep_graphs=keep_graphs)
                 handed = copied_batch(batch, tensors=self._writes is not False)
-                watch = WriteWatch(handed)
-                returned = self._loss_fn(self.model, handed)
                 # The first batch tells whether copies are needed at all.
-                self._writes = watch.saw_writes if self._writes is None else self._writes
+                watch = WriteWatch(handed) if self._writes is None else None
+                returned = self._loss_fn(self.model, handed)
+                if watch is not None:
+                    self._writes = watch.saw_writes
                 whole = bool(names) and len(names) == len(self.parameters)
                 loss = scalar_loss(returned, self.model, with_graph=whole)
                 yield weight / self.samples, loss, leaves

@@ -1,5 +1,6 @@
 from collections import UserDict
 
+import pytest
 import torch
 
 from bn_lightning.probes.copied_batch import WriteWatch, copied_batch
@@ -18,6 +19,17 @@ def test_containers_are_new_and_tensors_only_where_asked_for():
     assert list(batch) == ["x", "more"]
     assert len(batch["more"]) == 2
     assert x.tolist() == [1, 1]  # by the copy that shares it
+
+
+@pytest.mark.parametrize(
+    ("batch", "take"), [([torch.zeros(2), torch.ones(1)], 0), ({"x": torch.zeros(2), "y": torch.ones(1)}, "x")]
+)
+@pytest.mark.parametrize("tensors", [False, True])
+def test_flat_batches_of_tensors_lose_nothing(batch, take, tensors):
+    copied = copied_batch(batch, tensors=tensors)
+    assert type(copied) is type(batch)
+    assert (copied.pop(take) is batch[take]) is not tensors
+    assert len(batch) == 2
 
 
 def test_a_mapping_that_torch_does_not_know_is_copied_too():
