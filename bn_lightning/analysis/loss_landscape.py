@@ -83,7 +83,8 @@ class LossLandscape(ProbeMonitor):
     def on_train_start(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
         """Collect the probe set, and measure around the initial weights."""
         self._batches = self._probe_batches(trainer, pl_module)
-        self._initial = {name: part.detach().clone() for name, part in trainable_parameters(pl_module).items()}
+        # Of all: what is frozen now may be set free in the middle.
+        self._initial = {name: part.detach().clone() for name, part in pl_module.named_parameters()}
         with self._guarded(trainer, pl_module):
             plane = self._around(pl_module, "start", 0, ("train",))
         assert plane.gradient_norms is not None  # noqa: S101 - they were asked for
@@ -97,10 +98,12 @@ class LossLandscape(ProbeMonitor):
         modes: tuple[NormMode, ...] = ("train", "eval") if has_norms else ("train",)
         with self._guarded(trainer, pl_module):
             self._add_plateau("end", step, self._around(pl_module, "end", step, modes))
-            way = direction_between(self._initial, trainable_parameters(pl_module))
+            trained = trainable_parameters(pl_module)
+            initial = {name: self._initial[name] for name in trained}
+            way = direction_between(initial, trained)
             # Sixths of the range, so that both ends of the way are among the points.
             multiples = np.linspace(-0.25, 1.25, 3 * self.side - 2).tolist()
-            options: dict[str, Any] = {"origin": self._initial, "norm_mode": "train"}
+            options: dict[str, Any] = {"origin": initial, "norm_mode": "train"}
             self._points("way", "train", step, loss_surface(pl_module, self._batches, [way], [multiples], **options))
             self._table.add(
                 step, "", {f"hessian_eigenvalue_1_{mode}": self._eigenvalue(pl_module, mode) for mode in modes}

@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_leaves
 from bn_lightning.callbacks._compat import rank_zero_warn
 from bn_lightning.errors import StatisticsWarning
 from bn_lightning.functional.covariate_shift import activation_shift
+from bn_lightning.functional.sampling import spread_rows
 from bn_lightning.probes.covariate_shift_activations import Activations, PreactivationShift
 
 # A start of 3,000 units takes 12 MB of every checkpoint; all values of its probe set would take hundreds.
@@ -20,7 +21,7 @@ MAX_VALUES = 1024
 class ActivationDrift:
     """Keeps what each nonlinearity received when training began, and compares it with later activations.
 
-    Up to 1,024 values a unit are kept, equally spaced over the probe set, the same ones at every step. A run that is
+    Up to 1,024 values a unit are kept, spread evenly over the probe set, the same ones at every step. A run that is
     resumed on the same probe set goes on from the start of the run before.
 
     Args:
@@ -80,7 +81,7 @@ class ActivationDrift:
 
 
 def _thinned(values: Tensor) -> Tensor:
-    return values[:: -(-len(values) // MAX_VALUES)].clone()
+    return values[spread_rows(len(values), MAX_VALUES)]
 
 
 def _fingerprint(batches: Sequence[Any]) -> str:

@@ -11,10 +11,11 @@ from torch.utils import _pytree as pytree
 
 from bn_lightning.callbacks._compat import LightningModule, Trainer, misconfiguration, namespace_of
 from bn_lightning.callbacks._loader import loader_of_our_own, to_training_device
+from bn_lightning.callbacks._no_trace import no_trace
 from bn_lightning.probes.copied_batch import copied_batch
 from bn_lightning.probes.objective_loss import step_arguments, training_step_of
 from bn_lightning.surgery.forward import Forward, call_model, device_of
-from bn_lightning.surgery.sandbox import preserve_random_state
+from bn_lightning.surgery.sandbox import preserve_random_state, sandbox
 
 _REMEDY = "Set example_input_array on the LightningModule to a batch of inputs."
 
@@ -118,7 +119,7 @@ def run_like(entry: str, *, of_training: bool) -> Forward:
     def forward(module: Any, batch: Any) -> Any:
         by_step = entry == "training_step" and (of_training or not isinstance(batch, torch.Tensor))
         if by_step or (of_training and not _takes_names(module, batch)):
-            return training_step_of(module)(module, copied_batch(batch, tensors=True))
+            return training_step_of(module)(module, copied_batch(batch))
         return call_model(module, batch)
 
     return forward
@@ -150,13 +151,15 @@ def first_training_batches(trainer: "Trainer", module: "LightningModule", count:
     source = trainer.fit_loop._data_source
     if source.instance is None or not source.is_defined():
         raise misconfiguration(trainer, f"There is no training data to take an example batch from. {_REMEDY}")
-    with preserve_random_state():
+    # The user's hooks that make and move batches draw random numbers, and may count or keep statistics.
+    with no_trace(module), sandbox(module), preserve_random_state():
         loaders = source.dataloader()
         mode = "max_size_cycle"
         if isinstance(loaders, namespace_of(trainer).utilities.combined_loader.CombinedLoader):
             loaders, mode = loaders.iterables, loaders._mode
         loader = loader_of_our_own(trainer, loaders, mode, remedy=_REMEDY)
-        batches = [batch for batch, _, _ in islice(loader, count)]
+        device = device_of(module)
+        batches = [to_training_device(trainer, module, batch, device=device) for batch, _, _ in islice(loader, count)]
     if not batches:
         raise misconfiguration(trainer, f"The training data hold no batch to trace with. {_REMEDY}")
-    return [to_training_device(trainer, module, batch, device=device_of(module)) for batch in batches]
+    return batches

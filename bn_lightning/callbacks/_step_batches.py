@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from bn_lightning.probes.copied_batch import WriteWatch, copied_batch
+from bn_lightning.probes.copied_batch import copied_batch
 
 
 class StepBatches:
     """Keeps every micro-batch of a step before training takes it apart or writes to it.
 
-    The first batch tells whether training writes to tensors; where it does not, they are shared, not copied.
+    A batch that training never took, as when a hook skips the rest of an epoch, is let go of.
 
     Attributes:
         now: Batches of the step under way.
@@ -27,11 +27,11 @@ class StepBatches:
     def __init__(self) -> None:
         self.now: list[Any] = []
         self.last: list[Any] = []
-        self._copies: bool | None = None
-        self._watch: WriteWatch | None = None
+        self._is_under_way = False
 
     def begin_step(self) -> None:
         """Let the batches of now be those of last."""
+        self._drop_skipped()
         self.last, self.now = self.now, []
 
     def keep(self, batch: Any) -> None:
@@ -40,17 +40,21 @@ class StepBatches:
         Args:
             batch: The batch.
         """
-        self.now.append(copied_batch(batch, tensors=self._copies is not False))
-        if self._copies is None:
-            self._watch = WriteWatch(batch)
+        self._drop_skipped()
+        self.now.append(copied_batch(batch))
+        self._is_under_way = True
 
     def trained_on(self, *, passed_over: bool = False) -> None:
-        """Look at the batch kept last after training took it.
+        """Say that training took the batch kept last.
 
         Args:
             passed_over: Whether training took no gradient of it, so that it is no part of the step.
         """
-        if self._watch is not None:
-            self._copies, self._watch = self._watch.saw_writes, None
+        self._is_under_way = False
         if passed_over:
             self.now.pop()
+
+    def _drop_skipped(self) -> None:
+        if self._is_under_way:
+            self.now.pop()
+            self._is_under_way = False

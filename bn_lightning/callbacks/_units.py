@@ -176,7 +176,8 @@ def probe_batches(trainer: "Trainer", module: "LightningModule", probe: Any, num
         return [move_to(probe, module.device)]
     batches: list[Any] = []
     samples = 0
-    with preserve_random_state():
+    # The user's hooks that make and move batches may count or keep statistics.
+    with no_trace(module), sandbox(module), preserve_random_state():
         # Every batch holds a sample, so this many are enough whatever their size.
         for batch in training_batches(trainer, num_batches=num_samples):
             batches.append(to_training_device(trainer, module, batch))

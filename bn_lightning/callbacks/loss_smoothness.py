@@ -11,6 +11,7 @@ from bn_lightning.probes.loss_smoothness import NORMALISED_LENGTHS, LossSmoothne
 from bn_lightning.probes.loss_smoothness_steps import sign_of, steps_along_gradient
 from bn_lightning.probes.objective import LossFn
 from bn_lightning.probes.scale_invariance import Blocks, scale_invariant_blocks
+from bn_lightning.probes.trainable import trainable_parameters
 from bn_lightning.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -133,6 +134,7 @@ class LossSmoothnessMonitor(ProbeMonitor):
         super()._begin(name)
         self._batches: list[Any] = []
         self._blocks: Blocks | None = None
+        self._trained: tuple[str, ...] = ()
 
     def _figures(self, table: "pandas.DataFrame") -> "dict[str, Figure]":
         return smoothness_figures(table)
@@ -169,7 +171,10 @@ class LossSmoothnessMonitor(ProbeMonitor):
 
     def _measure(self, trainer: "Trainer", pl_module: "LightningModule", rate: float | None) -> LossSmoothness:
         with self._guarded(trainer, pl_module):
-            if self._blocks is None and self.normalised is True:
+            trained = tuple(trainable_parameters(pl_module, self.parameters))
+            # Layers that are frozen or set free in the middle are others' blocks from then on.
+            if self.normalised is True and (self._blocks is None or trained != self._trained):
+                self._trained = trained
                 self._blocks = scale_invariant_blocks(
                     pl_module, self._batches, loss_fn=self.loss_fn, parameters=self.parameters
                 )

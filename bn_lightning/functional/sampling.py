@@ -119,6 +119,31 @@ def lattice_index(
     return index.mul_(step).add_(start % elements * step % elements).remainder_(elements)
 
 
+@lru_cache(maxsize=64)
+def spread_rows(rows: int, most: int) -> Int64[Tensor, " kept"]:
+    """Some of many rows: one at random of each of so many equal shares, the same ones every time.
+
+    Every so-manieth row would be of a single image column wherever the stride is a multiple of the width, and a lattice
+    of a few of its lines.
+
+    Args:
+        rows: How many there are.
+        most: How many to keep at most.
+
+    Returns:
+        int64 `[min(rows, most)]`, ascending; not to be changed in place.
+
+    Example:
+        >>> spread_rows(3, 4), len(spread_rows(9, 4))
+        (tensor([0, 1, 2]), 4)
+    """
+    if rows <= most:
+        return torch.arange(rows)
+    bounds = torch.arange(most + 1) * rows // most
+    within = torch.rand(most, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    return bounds[:-1] + (within * bounds.diff()).long()
+
+
 def memory_offsets(number: Int64[Tensor, " size"], *, channels: int, inner: int) -> Int64[Tensor, " size"]:
     """Where elements of these numbers lie in a contiguous tensor.
 

@@ -5,15 +5,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 
 
-def copied_batch(batch: Any, *, tensors: bool) -> Any:
-    """A batch in containers of its own, so that a ``training_step`` that pops labels off it does no harm.
+def copied_batch(batch: Any) -> Any:
+    """A batch of its own, so that a ``training_step`` that pops labels off it or writes to it does no harm.
+
+    Tensors are always copied: whether a step writes to them may change from one to the next.
 
     Args:
         batch: Any nest of tensors.
-        tensors: Whether to copy tensors too, for a step that writes to them in place.
 
     Returns:
         The copy. Objects that are neither containers nor tensors are shared.
@@ -21,44 +22,17 @@ def copied_batch(batch: Any, *, tensors: bool) -> Any:
     Example:
         >>> import torch
         >>> batch = {"x": torch.zeros(2), "y": torch.ones(2)}
-        >>> copied_batch(batch, tensors=True).pop("x").add_(1).tolist(), batch["x"].tolist()
+        >>> copied_batch(batch).pop("x").add_(1).tolist(), batch["x"].tolist()
         ([1.0, 1.0], [0.0, 0.0])
     """
-    if not tensors and type(batch) in (list, tuple, dict):
-        # What most batches are; the walk through any nest takes a good part of a small network's forward.
-        parts = batch.values() if isinstance(batch, dict) else batch
-        if all(isinstance(part, Tensor) for part in parts):
-            return copy.copy(batch)
-
-    def leaf(part: Any) -> Any:
-        if isinstance(part, Tensor):
-            return part.detach().clone().requires_grad_(part.requires_grad) if tensors else part
-        # Mappings that torch does not know, as those of tokenizers.
-        return copy.copy(part) if isinstance(part, Mapping) else part
-
-    return leaf(batch) if isinstance(batch, Tensor) else tree_map(leaf, batch)
+    # What most batches are; the walk through any nest takes a good part of a small network's forward.
+    if type(batch) in (list, tuple) and all(isinstance(part, Tensor) for part in batch):
+        return type(batch)(map(_copied, batch))
+    return tree_map(_copied, batch)
 
 
-class WriteWatch:
-    """Tells whether tensors of a batch were written to, also of those that were taken off it since.
-
-    Args:
-        batch: Any nest of tensors; those made in inference mode, which count no writes, are left out.
-
-    Example:
-        >>> import torch
-        >>> batch = [torch.zeros(2)]
-        >>> watch = WriteWatch(batch)
-        >>> _ = batch.pop()[:1].mul_(2)
-        >>> watch.saw_writes
-        True
-    """
-
-    def __init__(self, batch: Any) -> None:
-        tensors = [part for part in tree_leaves(batch) if isinstance(part, Tensor) and not part.is_inference()]
-        self._versions = [(part, part._version) for part in tensors]
-
-    @property
-    def saw_writes(self) -> bool:
-        """Whether any was written to since."""
-        return any(part._version != version for part, version in self._versions)
+def _copied(part: Any) -> Any:
+    if isinstance(part, Tensor):
+        return part.detach().clone().requires_grad_(part.requires_grad)
+    # Mappings that torch does not know, as those of tokenizers.
+    return copy.copy(part) if isinstance(part, Mapping) else part

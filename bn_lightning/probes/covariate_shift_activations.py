@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from bn_lightning.errors import NoSiteError
 from bn_lightning.functional.covariate_shift import ActivationShift, activation_shift
+from bn_lightning.functional.sampling import spread_rows
 from bn_lightning.probes.objective import batch_samples
 from bn_lightning.probes.sites import monitored_sites, site_labels
 from bn_lightning.surgery.forward import Forward, call_model
@@ -56,7 +57,7 @@ class ActivationProbe:
     gradients and random state come back, hooks are on only while it runs.
 
     Of `[N, C, L]` and `[N, C, H, W]` every position is a value of its unit. Beyond `max_values` values a unit,
-    equally spaced ones are kept: the same samples and positions each time.
+    as many are kept, spread evenly over samples and positions, the same ones each time.
 
     Args:
         model: The module.
@@ -140,8 +141,8 @@ class ActivationProbe:
 
         def receive(layer: str, index: int, activation: Tensor, channel_dim: int) -> None:
             rows = activation.detach().movedim(channel_dim, -1).flatten(0, -2)
-            stride = -(-len(rows) // share)
-            kept = rows[::stride].to(torch.promote_types(rows.dtype, torch.float32), copy=True)
+            chosen = rows[spread_rows(len(rows), share).to(rows.device)]
+            kept = chosen.to(torch.promote_types(rows.dtype, torch.float32))
             # Copied at once: an in-place activation is about to overwrite it.
             received.setdefault(index, []).append(kept.cpu())
 

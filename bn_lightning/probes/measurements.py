@@ -47,7 +47,8 @@ class MeasurementTable:
     def write_csv(self, folders: Iterable[Path], name: str) -> None:
         """Write the table into each folder, whole or not at all.
 
-        Rows of a run that this one resumes, of steps before its first, are kept. NaN is an empty field.
+        Rows of a run that this one resumes, of steps before its first, are kept; all of them if this one measured
+        nothing. NaN is an empty field.
 
         Args:
             folders: Where to.
@@ -58,7 +59,9 @@ class MeasurementTable:
         for folder in folders:
             folder.mkdir(parents=True, exist_ok=True)
             table, path = self.frame(), folder / name
-            if path.exists() and len(table):
+            if path.exists():
+                if table.empty:
+                    continue
                 earlier = pd.read_csv(path, keep_default_na=False, na_values={"value": [""]})
                 table = pd.concat([earlier[earlier["step"] < table["step"].min()], table], ignore_index=True)
             partial = path.with_name(f".{name}.{os.getpid()}")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from bn_lightning.probes.copied_batch import WriteWatch, copied_batch
+from bn_lightning.probes.copied_batch import copied_batch
 from bn_lightning.probes.objective_guard import Guard, guarded_model
 from bn_lightning.probes.objective_loss import (
     LossFn,
@@ -91,7 +91,6 @@ class Objective:
             raise ValueError(f"A probe set needs two samples or more, got {self.samples}.")
         self.parameters = trainable_parameters(self.model, parameters)
         self.evaluations = 0
-        self._writes: bool | None = None
         self._guard: Guard | None = None
 
     @contextmanager
@@ -190,12 +189,7 @@ class Objective:
         with self._entered() as guard, guard.at(point or {}, names or None):
             for weight, batch in zip(self._weights, self.batches, strict=True):
                 guard.begin(keep_graphs=keep_graphs)
-                handed = copied_batch(batch, tensors=self._writes is not False)
-                # The first batch tells whether copies are needed at all.
-                watch = WriteWatch(handed) if self._writes is None else None
-                returned = self._loss_fn(self.model, handed)
-                if watch is not None:
-                    self._writes = watch.saw_writes
+                returned = self._loss_fn(self.model, copied_batch(batch))
                 whole = bool(names) and len(names) == len(self.parameters)
                 loss = scalar_loss(returned, self.model, with_graph=whole)
                 yield weight / self.samples, loss, leaves

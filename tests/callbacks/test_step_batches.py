@@ -1,25 +1,15 @@
+import pytest
 import torch
 
 from bn_lightning.callbacks._step_batches import StepBatches
 
 
-def test_tensors_are_shared_once_training_is_seen_not_to_write_to_them():
+def test_tensors_that_training_writes_to_now_and_then_are_kept_as_they_were():
     batches = StepBatches()
-    given = [torch.zeros(2) for _ in range(3)]
-    for batch in given:
-        batches.begin_step()
-        batches.keep(batch)
-        batches.trained_on()
-    assert batches.now[0] is given[2]
-    assert batches.last[0] is given[1]
-
-
-def test_tensors_that_training_writes_to_are_kept_as_they_were():
-    batches = StepBatches()
-    for _ in range(3):
+    for number in range(3):
         batch = torch.zeros(2)
         batches.keep(batch)
-        batch.add_(1)
+        batch.add_(number)
         batches.trained_on()
     assert [batch.tolist() for batch in batches.now] == [[0, 0]] * 3
 
@@ -31,3 +21,16 @@ def test_a_batch_passed_over_is_no_part_of_the_step():
         batches.keep(batch)
         batches.trained_on(passed_over=value == 2)
     assert [batch.tolist() for batch in batches.now] == [[1.0]]
+
+
+@pytest.mark.parametrize("steps", [False, True])
+def test_a_batch_that_training_skipped_is_no_part_of_any_step(steps):
+    batches = StepBatches()
+    batches.keep(torch.tensor([1.0]))
+    batches.trained_on()
+    batches.keep(torch.tensor([2.0]))
+    if steps:
+        batches.begin_step()
+    batches.keep(torch.tensor([3.0]))
+    batches.trained_on()
+    assert [batch.tolist() for batch in (*batches.last, *batches.now)] == [[1.0], [3.0]]

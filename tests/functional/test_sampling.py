@@ -11,6 +11,7 @@ from bn_lightning.functional.sampling import (
     lattice_step,
     memory_offsets,
     sample_size,
+    spread_rows,
 )
 
 LAWS = settings(max_examples=50, deadline=None)
@@ -82,3 +83,23 @@ def test_nonsense_sizes_are_refused():
         sample_size(10, 2, 0)
     with pytest.raises(ValueError, match="at least one element"):
         lattice_step(0)
+
+
+@LAWS
+@given(st.integers(0, 10**6), st.integers(1, 3000))
+def test_rows_are_spread_over_equal_shares(rows, most):
+    kept = spread_rows(rows, most)
+    assert len(kept) == min(rows, most)
+    assert len(set(kept.tolist())) == len(kept)
+    if rows > most:
+        bounds = torch.arange(most + 1) * rows // most
+        assert ((kept >= bounds[:-1]) & (kept < bounds[1:])).all()
+
+
+@pytest.mark.parametrize("period", [32, 1024])
+def test_no_column_or_line_of_an_image_is_preferred(period):
+    kept = spread_rows(64 * 1024, 2048)
+    parts = (kept % period) // (period // 32)
+    counts = torch.bincount(parts, minlength=32).double()
+    # Of a multinomial of mean 64: six deviations.
+    assert (counts - 64).abs().max() < 6 * math.sqrt(64)

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from bn_lightning.errors import NoSiteError, UnknownNameError
+from bn_lightning.functional.sampling import spread_rows
 from bn_lightning.probes.covariate_shift_activations import ActivationProbe
 
 
@@ -75,8 +76,27 @@ def test_images_give_every_position_and_large_ones_the_same_sample_of_them():
     x = torch.randn(5, 2, 8, 8)
     whole = ActivationProbe(model, [x], args=(x,)).activations()["0"]
     torch.testing.assert_close(whole, model[0](x).movedim(1, -1).flatten(0, -2).detach())
-    few = ActivationProbe(model, [x], args=(x,), max_values=60).activations()["0"]
-    assert torch.equal(few, whole[::3])
+    probe = ActivationProbe(model, [x], args=(x,), max_values=60)
+    assert torch.equal(probe.activations()["0"], whole[spread_rows(180, 60)])
+    assert torch.equal(probe.activations()["0"], probe.activations()["0"])
+
+
+def test_a_sample_of_large_images_sees_a_shift_that_padding_hides_in_one_column():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 1, (1, 3), padding=(0, 1)), nn.ReLU())
+    batches = [torch.randn(64, 1, 32, 32) for _ in range(4)]
+    probe = ActivationProbe(model, batches, args=(batches[0],))
+    start = probe.activations()
+    whole = torch.cat([model[0](x).detach().flatten() for x in batches])
+    with torch.no_grad():
+        # The weight of the left neighbour, which the first column lacks.
+        model[0].weight[0, 0, 0, 0] += 5
+    after = torch.cat([model[0](x).detach().flatten() for x in batches])
+    (shift,) = probe.shift(start, probe.activations()).layers.values()
+    # 2,048 of 262,144 values.
+    assert float(shift.wasserstein) == pytest.approx(
+        scipy.stats.wasserstein_distance(whole.numpy(), after.numpy()), rel=0.05
+    )
 
 
 def test_layers_are_chosen_and_forward_is_the_users():

@@ -76,7 +76,7 @@ class Initialise(ModelChange):
             def run() -> None:
                 # All of it in every run: what idle optimizers protect includes the weights scaled in between.
                 with sandbox(module), no_trace(module), idle_optimizers(module), torch.no_grad():
-                    module.training_step(*copied_batch(step.args, tensors=True))
+                    module.training_step(*copied_batch(step.args))
 
             scale_to_unit_variance(layers, run)
 
