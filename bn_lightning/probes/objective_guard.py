@@ -38,7 +38,10 @@ class Guard:
         self._parameters = parameters
         self._home = {name: part.data for name, part in parameters.items()}
         self._slots = slots
-        self._buffers = {id(buffer): buffer.detach() for _, _, buffer in slots}
+        self._originals = {id(buffer): buffer.detach() for _, _, buffer in slots}
+        # Of the values too: a step may reach a buffer past the module, by a list that holds it.
+        self._buffers = {key: buffer.clone() for key, buffer in self._originals.items()}
+        self._versions = {key: _version(buffer) for key, buffer in self._originals.items()}
         self._scratch: dict[int, Tensor] = {}
         self.closed = False
         self._random = RandomStates()
@@ -109,6 +112,13 @@ class Guard:
         """Set global random states back to where the guard began."""
         self._random.rewind()
 
+    def refill(self) -> None:
+        """Give those of the model's own buffers that were written to their values back."""
+        with torch.no_grad():
+            for key, version in self._versions.items():
+                if _version(self._originals[key]) != version:
+                    self._originals[key].copy_(self._buffers[key])
+
 
 class RandomStates:
     """The states of torch's, NumPy's and Python's global generators at one moment.
@@ -152,8 +162,9 @@ def guarded_model(model: nn.Module, parameters: Mapping[str, Tensor]) -> Iterato
 
     As `bn_lightning.surgery.sandbox.sandbox`, at a fraction of its time, and with parameters that can be moved: on
     exit, also by an exception or Ctrl-C, the memory that each parameter points at, gradients, flags that require
-    them, buffers, modes and random states are as they were. Buffers are not written to, only replaced for a while.
-    Hooks on parameters' gradients do not run: what is measured is the gradient of the loss.
+    them, buffers, modes and random states are as they were. Buffers are replaced for a while; one that the model
+    writes to all the same, by a list that holds it, gets its values back. Hooks on parameters' gradients do not run:
+    what is measured is the gradient of the loss.
 
     Args:
         model: The module.
@@ -188,6 +199,7 @@ def guarded_model(model: nn.Module, parameters: Mapping[str, Tensor]) -> Iterato
         stack.callback(guard.rewind)
         stack.callback(_set_modes, modules, [module.training for module in modules])
         if slots:
+            stack.callback(guard.refill)
             stack.callback(_all, dict.__setitem__, *zip(*slots, strict=True))
         stack.callback(_all, setattr, hooked, repeat("_backward_hooks"), [part._backward_hooks for part in hooked])
         for name in ("grad", "requires_grad"):
@@ -201,6 +213,11 @@ def guarded_model(model: nn.Module, parameters: Mapping[str, Tensor]) -> Iterato
         for part in everything:
             part.grad = None
         yield guard
+
+
+def _version(tensor: Tensor) -> int | None:
+    # Those made in inference mode count no writes, and cannot be written to outside of it.
+    return None if tensor.is_inference() else tensor._version
 
 
 def _all(function: Callable[..., object], *arguments: Any) -> None:

@@ -140,6 +140,20 @@ def test_a_net_with_norms_is_measured_in_both_modes_at_the_end(tmp_path):
     assert table["hessian_eigenvalue_1_train"] != table["hessian_eigenvalue_1_eval"]
 
 
+class SetFree(TinyNet):
+    def on_train_batch_start(self, batch, batch_idx):
+        next(self.parameters()).requires_grad_(self.global_step > 4)
+
+
+def test_a_layer_may_be_set_free_in_the_middle(tmp_path):
+    module = SetFree()
+    next(module.parameters()).requires_grad_(False)
+    callback = LossLandscape(side=3, probe_size=32)
+    fit(tmp_path, callback, module=module)
+    points = landscape_points(measured(callback))
+    assert points.loc[points["surface"] == "way", "loss"].notna().all()
+
+
 class NoSecondDerivative(TinyNet):
     def training_step(self, batch, batch_idx):
         return torch.cdist(self(batch[0]), batch[1], p=1).mean()

@@ -169,3 +169,42 @@ def test_it_can_measure_at_the_first_step_of_epochs(tmp_path, kind, net, file):
     monitor = kind(every_n_steps=0, every_n_epochs=2)
     fit(tmp_path, net, monitor, max_steps=30)  # six steps an epoch
     assert sorted(set(monitor.table()["step"])) == [0, 12, 24]
+
+
+class Handled(DeepNet):
+    """Its hook around batches draws, counts and keeps statistics."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = 0
+        self.standardise = torch.nn.BatchNorm1d(6, affine=False)
+
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        x, y = batch
+        self.seen += len(x)
+        return self.standardise(x + 0.1 * torch.randn_like(x)), y
+
+
+@pytest.mark.parametrize("kind", [CovariateShiftMonitor, LossSmoothnessMonitor])
+def test_batches_that_are_fetched_leave_no_trace_in_the_users_hooks(tmp_path, kind):
+    ended = []
+    for callbacks in ([], [kind(every_n_steps=2)]):
+        module, _ = fit(tmp_path, Handled, *callbacks)
+        ended.append(({**module.state_dict()}, module.seen))
+    assert ended[0][1] == ended[1][1]
+    for name, value in ended[0][0].items():
+        assert torch.equal(value, ended[1][0][name]), name
+
+
+class FrozenLater(SmoothNet):
+    def on_train_epoch_start(self):
+        self.net[0].requires_grad_(self.current_epoch == 0)
+
+
+def test_a_layer_may_be_frozen_in_the_middle(tmp_path):
+    monitor = LossSmoothnessMonitor(every_n_steps=2)
+    fit(tmp_path, FrozenLater, monitor)
+    table = monitor.table()
+    betas = table.loc[table["quantity"] == "effective_beta_normalised", "value"]
+    assert set(table["step"]) == {0, 2, 4, 6, 8}
+    assert betas.notna().all()

@@ -27,3 +27,14 @@ def test_a_resumed_run_keeps_what_came_before_it(tmp_path):
     assert math.isnan(read["value"][0])
     assert read["value"].tolist()[1:] == [8, 12, 17]
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["shift.csv"]
+
+
+def test_a_resumed_run_that_measured_nothing_leaves_the_file_as_it_is(tmp_path):
+    first = MeasurementTable()
+    first.add(0, "", {"x": 1.0})
+    first.write_csv([tmp_path], "shift.csv")
+    written = (tmp_path / "shift.csv").read_text()
+    MeasurementTable().write_csv([tmp_path], "shift.csv")
+    assert (tmp_path / "shift.csv").read_text() == written
+    MeasurementTable().write_csv([tmp_path], "other.csv")
+    assert (tmp_path / "other.csv").read_text() == "step,layer,quantity,value\n"

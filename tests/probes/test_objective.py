@@ -257,3 +257,18 @@ def test_a_gradient_by_a_layer_that_is_not_reached_is_0_and_by_all_such_layers_r
 
 def test_one_sample_is_enough_where_training_took_it():
     assert Objective(network().eval(), [batch(1)], loss_fn=loss_fn, min_samples=1).samples == 1
+
+
+def test_a_batch_that_is_written_to_now_and_then_is_met_whole_by_each_evaluation():
+    calls = []
+
+    def writes_to_the_second(model, batch):
+        calls.append(len(calls))
+        x = batch[0].mul_(3) if len(calls) % 2 == 0 else batch[0]
+        return F.cross_entropy(model(x), batch[1])
+
+    batches = [batch(), batch(seed=5)]
+    objective = Objective(network(), batches, loss_fn=writes_to_the_second)
+    first = objective.loss()
+    assert objective.loss() == first
+    assert torch.equal(batches[1][0], batch(seed=5)[0])

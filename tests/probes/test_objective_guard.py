@@ -130,6 +130,20 @@ def test_a_frozen_copy_that_is_assigned_to_comes_back():
     assert_same(state_of(model), expected)
 
 
+def test_a_buffer_written_to_past_the_module_comes_back():
+    model = network()
+    held = [model[1].running_mean]
+    expected = state_of(model)
+
+    def keeps_a_mean(model, batch):
+        held[0].mul_(0.9).add_(1)
+        return F.cross_entropy(model(batch[0]), batch[1])
+
+    Objective(model, [batch()], loss_fn=keeps_a_mean)()
+    assert_same(state_of(model), expected)
+    assert held[0] is model[1].running_mean
+
+
 def test_autocast_does_not_answer_with_the_weights_of_another_point():
     model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
     x, y = batch()
