@@ -116,9 +116,14 @@ def hessian_eigenvalues(
     with objective.guarded(), norms_in(objective.model, norm_mode):
         hessian = Hessian(objective, keep_graphs)
         start = torch.randn(size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).numpy()
-        if not np.isfinite(hessian(start)).all():
+        product = hessian(start)
+        if not np.isfinite(product).all():
             nan = (math.nan,) * num_eigenvalues
             return Spectrum(nan, nan, hessian.products, objective.samples, norm_mode, NON_FINITE)
+        if not product.any():
+            # A random vector is lost in a Hessian of 0 only, and ARPACK refuses to start from 0.
+            zeros = (0.0,) * num_eigenvalues
+            return Spectrum(zeros, zeros, hessian.products, objective.samples, norm_mode)
         values, vectors = _largest(hessian, size, num_eigenvalues, start, tolerance, max_iterations)
         residuals = [
             float(np.linalg.norm(hessian(vector) - value * vector))

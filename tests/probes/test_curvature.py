@@ -131,10 +131,17 @@ def test_a_network_of_nan_has_nan_curvature():
     assert math.isnan(hessian_trace(model, [batch()], loss_fn=loss_fn).trace)
 
 
-def test_a_linear_loss_is_not_curved():
-    model = nn.Linear(30, 1).double()
-    x = torch.randn(4, 30, dtype=torch.float64)
-    assert hessian_trace(model, [x], loss_fn=lambda m, x: m(x).sum()).trace == 0
+@pytest.mark.parametrize("inputs", [3, 30])
+def test_a_linear_loss_and_a_dead_network_are_not_curved(inputs):
+    linear = nn.Linear(inputs, 1).double()
+    dead = nn.Sequential(nn.Linear(inputs, 1), nn.ReLU()).double()
+    nn.init.constant_(dead[0].bias, -1e3)
+    x = torch.randn(4, inputs, dtype=torch.float64)
+    for model in (linear, dead):
+        options = {"loss_fn": lambda m, x: m(x).sum()}
+        found = hessian_eigenvalues(model, [x], num_eigenvalues=2, **options)
+        assert (found.eigenvalues, found.residuals, found.state) == ((0, 0), (0, 0), "")
+        assert hessian_trace(model, [x], **options).trace == 0
 
 
 def attention_loss(model, batch):
