@@ -29,9 +29,9 @@ def scale_invariant_blocks(
     norm's epsilon has to be small beside the variance it is added to. A candidate is a parameter with two or more
     axes, or, if that fails, with all parameters of its module (a bias before a layer norm has to be rescaled too).
 
-    The test is made near the model's point, not at it: parameters with fewer axes get normal noise of standard
-    deviation 0.1 first. At initialisation all biases are 0, and there a linear layer in front of a rectifier and a
-    norm looks invariant without its bias too.
+    The test is made near the model's point, not at it: parameters with fewer axes, and those that are 0 throughout,
+    get normal noise of standard deviation 0.1 first. At initialisation all biases are 0, and there a linear layer in
+    front of a rectifier and a norm looks invariant without its bias too; a head of 0 lets no gradient through.
 
     In evaluation mode batch norm divides by its running statistics and makes nothing invariant.
 
@@ -80,10 +80,12 @@ def _generic_point(objective: Objective) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(0)
 
     def moved(value: Tensor) -> Tensor:
+        if value.dim() > 1 and value.any():
+            return value.detach()
         noise = torch.randn(value.shape, generator=generator, dtype=torch.float32)
         return value.detach() + _JITTER * noise.to(value)
 
-    return {name: moved(value) if value.dim() < 2 else value.detach() for name, value in objective.parameters.items()}
+    return {name: moved(value) for name, value in objective.parameters.items()}
 
 
 def _is_invariant(

@@ -60,6 +60,14 @@ def test_biases_of_0_at_initialisation_do_not_feign_invariance():
     assert blocks_of(model) == (("0.weight", "0.bias"), ("3.weight",))
 
 
+def test_a_head_of_0_hides_no_block():
+    torch.manual_seed(0)
+    model = plain(nn.BatchNorm1d(6), nn.BatchNorm1d(6))
+    nn.init.zeros_(model[6].weight)
+    assert blocks_of(model) == (("0.weight",), ("3.weight",))
+    assert not model[6].weight.any()
+
+
 def test_a_dead_layer_is_no_block():
     torch.manual_seed(0)
     model = plain(nn.BatchNorm1d(6), nn.BatchNorm1d(6))
