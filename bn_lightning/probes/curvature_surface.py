@@ -83,7 +83,8 @@ def loss_surface(
         Losses, and gradient norms if asked for.
 
     Raises:
-        ValueError: If there are not one or two directions with coordinates each, or the mode is unknown.
+        ValueError: If there are not one or two directions with coordinates each, the mode is unknown, or
+            `gradients` are asked for where a trained parameter is complex.
         UnknownNameError: If a direction or the origin names what is no trainable parameter.
 
     Example:
@@ -101,7 +102,7 @@ def loss_surface(
             f"A surface has one or two directions with coordinates for each, got {len(directions)} directions and "
             f"coordinates of lengths {[len(part) for part in coordinates]}."
         )
-    objective = Objective(model, batches, loss_fn=loss_fn)
+    objective = Objective(model, batches, loss_fn=loss_fn, allow_complex=not gradients)
     for given in (*directions, origin or {}):
         if unknown := sorted(set(given) - set(objective.parameters)):
             raise UnknownNameError(

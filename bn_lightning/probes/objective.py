@@ -47,6 +47,7 @@ class Objective:
         parameters: fnmatch patterns on the parameters' paths: those to differentiate by. None takes all that
             require a gradient. Frozen ones are never taken.
         min_samples: 1 for batches that training took, whatever they hold.
+        allow_complex: Whether complex parameters may be among them; for losses alone, without gradients.
 
     Attributes:
         model: The module that is run.
@@ -56,8 +57,8 @@ class Objective:
 
     Raises:
         TypeError: If `batches` is one batch, or there is neither a `loss_fn` nor a ``training_step``.
-        ValueError: If there are fewer than two samples, no trainable parameter, one whose shape is not known yet, or
-            a ``training_step`` that optimizes manually or takes an iterator.
+        ValueError: If there are fewer than two samples, no trainable parameter, one that is complex or whose shape is
+            not known yet, or a ``training_step`` that optimizes manually or takes an iterator.
         UnknownNameError: If a pattern matches no trainable parameter.
 
     Example:
@@ -77,6 +78,7 @@ class Objective:
         loss_fn: LossFn | None = None,
         parameters: str | Sequence[str] | None = None,
         min_samples: int = 2,
+        allow_complex: bool = False,
     ) -> None:
         if not isinstance(batches, list):
             raise TypeError(
@@ -89,7 +91,7 @@ class Objective:
         self.samples = sum(self._weights)
         if self.samples < min_samples:
             raise ValueError(f"A probe set needs two samples or more, got {self.samples}.")
-        self.parameters = trainable_parameters(self.model, parameters)
+        self.parameters = trainable_parameters(self.model, parameters, allow_complex=allow_complex)
         self.evaluations = 0
         self._guard: Guard | None = None
 

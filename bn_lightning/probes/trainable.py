@@ -9,18 +9,21 @@ from torch.nn.parameter import is_lazy
 from bn_lightning.errors import UnknownNameError
 
 
-def trainable_parameters(model: nn.Module, patterns: str | Sequence[str] | None = None) -> dict[str, Tensor]:
+def trainable_parameters(
+    model: nn.Module, patterns: str | Sequence[str] | None = None, *, allow_complex: bool = False
+) -> dict[str, Tensor]:
     """The parameters that require a gradient, by path, each shared one once.
 
     Args:
         model: Any module.
         patterns: fnmatch patterns on the paths; None takes all.
+        allow_complex: For callers that take neither norms nor derivatives, which are those of real parameters here.
 
     Returns:
         The parameters, in the order of registration.
 
     Raises:
-        ValueError: If there is none, or one has no shape yet.
+        ValueError: If there is none, one has no shape yet, or one of those chosen is complex.
         UnknownNameError: If a pattern matches none.
 
     Example:
@@ -37,10 +40,8 @@ def trainable_parameters(model: nn.Module, patterns: str | Sequence[str] | None 
             f"{', '.join(map(repr, lazy[:5]))} of {type(model).__name__} get their shapes in the first forward; "
             "run the model on a batch before."
         )
-    if patterns is None:
-        return trainable
-    chosen: set[str] = set()
-    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+    chosen = set(trainable) if patterns is None else set[str]()
+    for pattern in [patterns] if isinstance(patterns, str) else patterns or ():
         matched = fnmatch.filter(trainable, pattern)
         if not matched:
             raise UnknownNameError(
@@ -48,4 +49,10 @@ def trainable_parameters(model: nn.Module, patterns: str | Sequence[str] | None 
                 f"{', '.join(list(trainable)[:10])}."
             )
         chosen.update(matched)
-    return {name: part for name, part in trainable.items() if name in chosen}
+    found = {name: part for name, part in trainable.items() if name in chosen}
+    if not allow_complex and (wrong := [name for name, part in found.items() if part.is_complex()]):
+        raise ValueError(
+            f"{', '.join(map(repr, wrong[:5]))} of {type(model).__name__} are complex, and only real parameters are "
+            "measured. Freeze them, leave them out with parameters=, or store torch.view_as_real of them."
+        )
+    return found
