@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from bn_lightning.probes.objective import Objective
+from bn_lightning.probes.objective import Objective, dense_gradient
 
 NormMode = Literal["train", "eval"]
 
@@ -49,8 +49,8 @@ class Hessian:
     def _gradients(self) -> Iterator[tuple[float, list[Tensor], list[Tensor]]]:
         for share, loss, leaves in self._objective.losses(None, self._names, keep_graphs=self._keep_graphs):
             inputs = list(leaves.values())
-            gradient = torch.autograd.grad(loss, inputs, create_graph=True, allow_unused=True, materialize_grads=True)
-            yield share, inputs, list(gradient)
+            gradient = torch.autograd.grad(loss, inputs, create_graph=True, allow_unused=True)
+            yield share, inputs, list(map(dense_gradient, gradient, inputs))
 
     def __call__(self, vector: np.ndarray) -> np.ndarray:
         """The Hessian times a vector.
@@ -86,7 +86,6 @@ class Hessian:
                 grad_outputs=[other for _, other in curved],
                 retain_graph=self._keep_graphs,
                 allow_unused=True,
-                materialize_grads=True,
             )
         except RuntimeError as error:
             error.add_note(
@@ -94,7 +93,8 @@ class Hessian:
                 "torch.nn.attention.sdpa_kernel(SDPBackend.MATH) around the call, or cuDNN turned off for RNNs."
             )
             raise
-        return torch.cat([part.detach().cpu().double().flatten() for part in products]).numpy()
+        dense = map(dense_gradient, products, inputs)
+        return torch.cat([part.detach().cpu().double().flatten() for part in dense]).numpy()
 
 
 @contextmanager

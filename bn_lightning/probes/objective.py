@@ -143,7 +143,7 @@ class Objective:
                     if wrt is None and all(part is None for part in parts):
                         raise independent_loss(self.model)
                 total += share * float(loss.detach())
-                for name, part in zip(names, map(_dense, parts, leaves.values()), strict=True):
+                for name, part in zip(names, map(dense_gradient, parts, leaves.values()), strict=True):
                     weighted = part if share == 1 else share * part
                     gradient[name] = gradient[name] + weighted if name in gradient else weighted
             guard.rewind()
@@ -230,7 +230,20 @@ class Objective:
         return guarded_model(self.model, self.parameters) if self._guard is None else nullcontext(self._guard)
 
 
-def _dense(gradient: Tensor | None, leaf: Tensor) -> Tensor:
+def dense_gradient(gradient: Tensor | None, leaf: Tensor) -> Tensor:
+    """A gradient as a strided tensor, whatever autograd returned.
+
+    Args:
+        gradient: By the leaf; sparse from an embedding with ``sparse=True``, None where the loss is independent.
+        leaf: What it was taken by.
+
+    Returns:
+        The gradient; zeros in place of None.
+
+    Example:
+        >>> dense_gradient(None, torch.ones(2)).tolist()
+        [0.0, 0.0]
+    """
     if gradient is None:
         return torch.zeros_like(leaf, requires_grad=False)
     return gradient if gradient.layout == torch.strided else gradient.to_dense()

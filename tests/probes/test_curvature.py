@@ -144,6 +144,18 @@ def test_a_linear_loss_and_a_dead_network_are_not_curved(inputs):
         assert hessian_trace(model, [x], **options).trace == 0
 
 
+@pytest.mark.parametrize("keep_graphs", [True, False])
+def test_a_sparse_embedding_is_curved_like_a_dense_one(keep_graphs):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(9, 4), nn.Tanh(), nn.Linear(4, 3)).double()
+    options = {"loss_fn": loss_fn, "num_eigenvalues": 2, "tolerance": 1e-10, "keep_graphs": keep_graphs}
+    tokens = torch.randint(9, (30,)), torch.randint(3, (30,))
+    found = []
+    for model[0].sparse in (False, True):
+        found.append(hessian_eigenvalues(model, [tokens], **options).eigenvalues)
+    assert found[1] == pytest.approx(found[0], rel=1e-8)
+
+
 def attention_loss(model, batch):
     # Attention's fused kernel has a first derivative only.
     h = model(batch[0])[None, None]
