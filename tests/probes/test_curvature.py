@@ -98,6 +98,21 @@ def test_whole_spectra_of_small_problems_come_out():
     assert found.eigenvalues == pytest.approx(np.linalg.eigvalsh(dense)[::-1], abs=1e-12)
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("count", [3, 7])
+def test_repeated_eigenvalues_come_out_as_often_as_there_are(sign, count):
+    torch.manual_seed(0)
+    model, x = nn.Linear(10, 5).double(), torch.randn(40, 10, dtype=torch.float64)
+    # Each output has the same Hessian, so each of the eigenvalues comes five times.
+    inputs = torch.cat([x, torch.ones(40, 1, dtype=torch.float64)], dim=1)
+    expected = np.sort(np.repeat(sign * np.linalg.eigvalsh(2 / 200 * (inputs.T @ inputs).numpy()), 5))[::-1]
+    for seed in range(3):
+        found = hessian_eigenvalues(
+            model, [x], loss_fn=lambda m, x: sign * m(x).square().mean(), num_eigenvalues=count, seed=seed
+        )
+        assert found.eigenvalues == pytest.approx(expected[:count], rel=1e-3)
+
+
 @pytest.mark.parametrize("mode", ["train", "eval"])
 def test_nothing_of_the_model_moves(mode):
     model = network(dropout=0.3)
