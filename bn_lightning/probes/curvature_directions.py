@@ -5,6 +5,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvTransposeNd
 
 from bn_lightning.errors import UnknownNameError
 from bn_lightning.probes.objective import trainable_parameters
@@ -28,8 +29,8 @@ def random_direction(
 
     Args:
         model: The module.
-        vectors: What becomes of parameters with fewer than two axes: "zero", as published, or "scale", each as a
-            whole to the length of the parameter.
+        vectors: What becomes of parameters with fewer than two axes, of layer norms, and with one element a filter:
+            "zero", as published, or "scale", each as a whole to the length of the parameter.
         parameters: fnmatch patterns on the parameters' paths; by default all that are trained.
         seed: Of the noise.
 
@@ -55,13 +56,22 @@ def random_direction(
     for name, value in trainable_parameters(model, parameters).items():
         noise = torch.randn(value.shape, generator=generator, dtype=torch.float64)
         lengths = value.detach().cpu().double()
-        if value.dim() > 1:
-            scale = lengths.flatten(1).norm(dim=1) / noise.flatten(1).norm(dim=1)
-            noise = noise * scale.reshape(-1, *[1] * (value.dim() - 1))
+        owner = model.get_submodule(name.rpartition(".")[0])
+        filters = _filters(noise, owner)
+        if filters.shape[2:].numel() > 1 and not isinstance(owner, nn.LayerNorm | nn.RMSNorm):
+            scale = _filters(lengths, owner).flatten(2).norm(dim=2) / filters.flatten(2).norm(dim=2)
+            filters.mul_(scale.reshape(*scale.shape, *[1] * (filters.dim() - 2)))
         else:
             noise = noise * (lengths.norm() / noise.norm() if vectors == "scale" else 0.0)
         direction[name] = noise.to(value)
     return direction
+
+
+def _filters(value: Tensor, owner: nn.Module) -> Tensor:
+    """A view with groups on axis 0 and the outputs of each on axis 1."""
+    if isinstance(owner, _ConvTransposeNd) and value.dim() > 1:
+        return value.unflatten(0, (owner.groups, -1)).transpose(1, 2)
+    return value.unsqueeze(0)
 
 
 def direction_between(start: Mapping[str, Tensor], end: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
 from torch.testing import assert_close
 
 from bn_lightning.errors import UnknownNameError
@@ -25,6 +26,27 @@ def test_filters_are_as_long_as_the_models_and_vectors_are_as_asked():
     assert_close(scaled["0.weight"], direction["0.weight"])
     with pytest.raises(UnknownNameError, match="left alone by 'zero' or moved by 'scale', not 'norm'"):
         random_direction(model, vectors="norm")
+
+
+@pytest.mark.parametrize("make", [nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d])
+def test_filters_of_transposed_convolutions_are_their_outputs(make):
+    model = make(4, 6, 3, groups=2).double()
+    direction = random_direction(model)["weight"]
+    # Two inputs in a row belong to a group of three outputs.
+    for group in (slice(2), slice(2, 4)):
+        for output in range(3):
+            assert_close(direction[group, output].norm(), model.weight.detach()[group, output].norm())
+
+
+def test_norms_of_two_axes_and_filters_of_one_element_are_vectors():
+    model = nn.Sequential(nn.LayerNorm([4, 5]), nn.RMSNorm([4, 5]), nn.Flatten(), weight_norm(nn.Linear(20, 4)))
+    names = ("0.weight", "1.weight", "3.parametrizations.weight.original0")
+    zero, scaled = random_direction(model), random_direction(model, vectors="scale")
+    for name in names:
+        value = model.get_parameter(name)
+        assert not zero[name].any()
+        assert_close(scaled[name].norm(), value.detach().norm())
+        assert not torch.allclose(scaled[name].abs(), value.detach().abs())
 
 
 def test_solutions_of_different_networks_have_no_way_between():
