@@ -69,8 +69,9 @@ def gradient_covariate_shift(
     same batches, with the same dropout masks, in the modes the model is in (norms in training mode).
     Consecutive *different* batches would measure batch noise, which is several times larger: `reference` gives it.
 
-    A layer is a module with trainable parameters of its own, in the order in which the modules are first called; a
-    module that is never called itself (its parameters are read by others) keeps its place in the order of registration.
+    A layer is a module with trainable parameters of its own, those that a parametrization computes its weight from
+    among them, in the order in which the modules are first called; a module that is never called itself (its
+    parameters are read by others) keeps its place in the order of registration.
     The first layer is not measured: nothing comes before it, its shift is 0 by definition.
 
     Cost: a forward and backward for G, and for each layer measured a forward and a backward down to that layer; one

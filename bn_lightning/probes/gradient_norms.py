@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bn_lightning.probes.layer_order import choose_layers, layers_in_order, noted_calls
+from bn_lightning.probes.layer_order import choose_layers, layers_in_order, noted_calls, owner_of
 from bn_lightning.probes.objective import LossFn, Objective
 from bn_lightning.surgery.sandbox import preserve_random_state
 
@@ -134,7 +134,7 @@ def gradient_norms(
     squares: dict[str, float] = {}
     gradient: dict[str, Tensor] = {}
     total = 0.0
-    owners = {name: modules[name] for name in {name.rpartition(".")[0] for name in names}}
+    owners = {name: modules[name] for name in map(owner_of, names)}
     with (
         objective.guarded(),
         preserve_random_state(),

@@ -10,9 +10,27 @@ from torch import Tensor, nn
 from bn_lightning.errors import UnknownNameError
 
 
+def owner_of(parameter: str) -> str:
+    """The layer that a parameter belongs to.
+
+    Args:
+        parameter: Its path.
+
+    Returns:
+        The path of the module that holds it; for one that a parametrization (``torch.nn.utils.parametrize``) computes a
+        weight from, that of the module whose weight it is.
+
+    Example:
+        >>> owner_of("fc.bias"), owner_of("fc.parametrizations.weight.original0")
+        ('fc', 'fc')
+    """
+    owner, parametrized, _ = f".{parameter}".partition(".parametrizations.")
+    return owner[1:] if parametrized else parameter.rpartition(".")[0]
+
+
 @contextmanager
 def noted_calls(model: nn.Module) -> Iterator[list[str]]:
-    """Note which modules with parameters of their own are called, each at its first call.
+    """Note which modules with parameters of their own (see `owner_of`) are called, each at its first call.
 
     Args:
         model: The module; hooks are on it until the block is left.
@@ -33,8 +51,8 @@ def noted_calls(model: nn.Module) -> Iterator[list[str]]:
     def note(name: str) -> Any:
         return lambda module, args: order.append(name) if name not in order else None
 
-    owners = [(name, module) for name, module in model.named_modules() if module._parameters]
-    handles = [module.register_forward_pre_hook(note(name)) for name, module in owners]
+    owners = {owner_of(name) for name, _ in model.named_parameters(remove_duplicate=False)}
+    handles = [module.register_forward_pre_hook(note(name)) for name, module in model.named_modules() if name in owners]
     try:
         yield order
     finally:
@@ -50,8 +68,8 @@ def layers_in_order(parameters: Mapping[str, Tensor], called: Sequence[str]) -> 
         called: Paths of modules in the order of their first calls.
 
     Returns:
-        Paths of parameters by layer. A layer that is never called itself, its parameters being read by others, comes
-        behind the one registered before it.
+        Paths of parameters by layer (see `owner_of`). A layer that is never called itself, its parameters being read by
+        others, comes behind the one registered before it.
 
     Example:
         >>> import torch
@@ -61,7 +79,7 @@ def layers_in_order(parameters: Mapping[str, Tensor], called: Sequence[str]) -> 
     """
     owned: dict[str, list[str]] = {}
     for name in parameters:
-        owned.setdefault(name.rpartition(".")[0], []).append(name)
+        owned.setdefault(owner_of(name), []).append(name)
     ordered = [layer for layer in called if layer in owned]
     registered = list(owned)
     for position, layer in enumerate(registered):

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils.parametrizations import weight_norm
 
 from bn_lightning.errors import UnknownNameError
 from bn_lightning.probes.covariate_shift import gradient_covariate_shift
@@ -83,6 +84,14 @@ def test_norms_move_with_the_layers_before_but_are_measured_only_if_asked():
     frozen["1.weight"], frozen["1.bias"] = before["1.weight"], before["1.bias"]
     without = gradient_covariate_shift(model, [batch()], before, frozen, loss_fn=loss_fn)
     assert without[0].shift.distance != pytest.approx(found[0].shift.distance, rel=1e-3)
+
+
+def test_a_parametrized_first_layer_has_no_shift():
+    torch.manual_seed(0)
+    model = nn.Sequential(weight_norm(nn.Linear(4, 6)), nn.Tanh(), weight_norm(nn.Linear(6, 3))).double()
+    (entry,) = gradient_covariate_shift(model, [batch()], stepped(model), loss_fn=loss_fn)
+    assert entry.layer == "2"
+    assert entry.shift.relative > 0
 
 
 @settings(max_examples=10, deadline=None)
