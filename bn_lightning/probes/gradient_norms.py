@@ -4,6 +4,7 @@ A layer's output may have any shape; a sample is a row of axis 0 of the batch, a
 long vector.
 """
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,9 +13,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from bn_lightning.probes.layer_order import choose_layers, layers_in_order, noted_calls, owner_of
-from bn_lightning.probes.objective import LossFn, Objective
+from bn_lightning.probes.objective import LossFn, Objective, dense_gradient
 from bn_lightning.surgery.sandbox import preserve_random_state
 
 
@@ -28,7 +30,8 @@ class LayerGradient:
         relative: The same over ‖θ‖₂; NaN where all its parameters are 0.
         output: √(N Σ_n ‖∂L/∂a_n‖²) with a_n its output for sample n of N, in loss per unit of the output: the
             root mean square, over samples, of the gradient of the sample's own loss where L is their mean. It
-            does not grow with N. Of several calls in a forward all count. NaN for a module that is never called itself.
+            does not grow with N. Of several calls in a forward all count; of several tensors that a call returns, as a
+            recurrent layer does, the first that the loss depends on. NaN for a module that is never called itself.
     """
 
     layer: str
@@ -131,7 +134,7 @@ def gradient_norms(
     objective = Objective(model, batches, loss_fn=loss_fn, parameters=parameters)
     modules = dict(objective.model.named_modules())
     names = list(objective.parameters)
-    squares: dict[str, float] = {}
+    squares: dict[str, dict[int, float]] = {}
     gradient: dict[str, Tensor] = {}
     total = 0.0
     owners = {name: modules[name] for name in map(owner_of, names)}
@@ -144,9 +147,9 @@ def gradient_norms(
         for share, loss, leaves in objective.losses(None, names):
             # Each sample's own gradient is N ∂L/∂a; its mean square over N samples takes one N away again.
             weigh(share**2 * objective.samples)
-            parts = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
+            parts = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
             total += share * float(loss.detach())
-            for name, part in zip(names, parts, strict=True):
+            for name, part in zip(names, map(dense_gradient, parts, leaves.values()), strict=True):
                 weighted = share * part.detach().double()
                 gradient[name] = gradient[name] + weighted if name in gradient else weighted
     owned = layers_in_order(objective.parameters, order)
@@ -155,14 +158,17 @@ def gradient_norms(
         size = _norm(objective.parameters[name] for name in owned[layer])
         norm = _norm(gradient[name] for name in owned[layer])
         relative = norm / size if size else math.nan
-        output = math.sqrt(squares[layer]) if layer in squares else math.nan
+        met = squares.get(layer)
+        output = math.nan if met is None else math.sqrt(met[min(met)]) if met else 0.0
         found.append(LayerGradient(layer, norm, relative, output if math.isfinite(output) else math.nan))
     return GradientNorms(total if math.isfinite(total) else math.nan, tuple(found), objective.samples)
 
 
 @contextmanager
-def _watched(modules: Mapping[str, nn.Module], squares: dict[str, float]) -> Iterator[Callable[[float], None]]:
-    """Sum the squares of the gradients by the modules' outputs, with a weight that the caller sets for each batch."""
+def _watched(
+    modules: Mapping[str, nn.Module], squares: dict[str, dict[int, float]]
+) -> Iterator[Callable[[float], None]]:
+    """Sum the squares of the gradients by each module's outputs, with a weight that the caller sets for each batch."""
     weight = 1.0
 
     def weigh(value: float) -> None:
@@ -170,14 +176,18 @@ def _watched(modules: Mapping[str, nn.Module], squares: dict[str, float]) -> Ite
         weight = value
 
     def watch(name: str) -> Callable[..., None]:
-        def add(gradient: Tensor) -> None:
-            squares[name] += weight * float(torch.linalg.vector_norm(gradient, dtype=torch.float64)) ** 2
+        def add(gradient: Tensor | None, place: int) -> None:
+            # Outputs that one operation made are all called for, with None for those that the loss leaves out.
+            if gradient is not None:
+                norm = float(torch.linalg.vector_norm(gradient, dtype=torch.float64))
+                squares[name][place] = squares[name].get(place, 0.0) + weight * norm**2
 
         def returned(module: nn.Module, args: Any, output: Any) -> None:
-            if isinstance(output, Tensor) and output.requires_grad:
-                squares.setdefault(name, 0.0)
-                # A hook on the tensor is not moved by an in-place activation behind the layer, as the tensor itself is.
-                output.register_hook(add)
+            for place, part in enumerate(tree_leaves(output)):
+                if isinstance(part, Tensor) and part.requires_grad:
+                    squares.setdefault(name, {})
+                    # A hook on the tensor is not moved by an in-place activation behind the layer, as the tensor is.
+                    part.register_hook(functools.partial(add, place=place))
 
         return returned
 

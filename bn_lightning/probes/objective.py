@@ -20,7 +20,7 @@ from bn_lightning.probes.objective_loss import (
 )
 from bn_lightning.probes.trainable import trainable_parameters
 
-__all__ = ["LossFn", "Objective", "Point", "batch_samples", "trainable_parameters"]
+__all__ = ["LossFn", "Objective", "Point", "batch_samples", "dense_gradient", "trainable_parameters"]
 
 Point = Mapping[str, Tensor]
 """Parameters by path; those that are missing keep the value the model holds."""

@@ -106,6 +106,45 @@ def test_a_layer_called_twice_counts_both_calls():
     assert layer.relative == pytest.approx(2.0)
 
 
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+@pytest.mark.parametrize("last_state", [False, True])
+def test_a_recurrent_layer_has_the_gradient_of_what_the_loss_reads_of_it(kind, last_state):
+    torch.manual_seed(0)
+    model = nn.ModuleDict({"recurrent": kind(4, 5), "head": nn.Linear(5, 3)}).double()
+    x = torch.randn(7, 2, 4, dtype=torch.float64)
+    read = []
+
+    def loss_fn(model, x):
+        output, state = model["recurrent"](x)
+        read.append((state[0] if kind is nn.LSTM else state) if last_state else output)
+        return model["head"](read[-1]).square().sum()
+
+    found = gradient_norms(model, [x], loss_fn=loss_fn)
+    (expected,) = torch.autograd.grad(loss_fn(model, x), read[-1])
+    assert [layer.layer for layer in found.layers] == ["recurrent", "head"]
+    assert found.layers[0].output == pytest.approx(math.sqrt(7) * expected.norm().item())
+    assert math.isfinite(found.decades_per_layer())
+
+
+def test_outputs_of_one_operation_that_the_loss_leaves_out_do_not_count():
+    class Halves(nn.Linear):
+        def forward(self, x):
+            return super().forward(x).split(1, 1)
+
+    model = Halves(4, 2).double()
+    (layer,) = gradient_norms(model, [batch()], loss_fn=lambda model, batch: model(batch[0])[1].mean()).layers
+    assert layer.output == pytest.approx(1.0)
+
+
+def test_sparse_gradients_count_as_dense_ones():
+    def found(sparse):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Embedding(9, 4, sparse=sparse), nn.Linear(4, 3))
+        return gradient_norms(model, [torch.tensor([1, 1, 2])], loss_fn=lambda model, x: model(x).square().mean())
+
+    assert found(sparse=True) == found(sparse=False)
+
+
 def test_a_dead_layer_has_zeros_and_no_slope_and_nan_stays_nan():
     model = network(norm=False)
     with torch.no_grad():
