@@ -147,7 +147,9 @@ def _step_sizes(
 ) -> tuple[float, ...]:
     if step_sizes is None and learning_rate is None:
         states = saved.get("optimizer_states") or ()
-        rates = {float(group["lr"]) for state in states for group in state.get("param_groups", ()) if "lr" in group}
+        groups = [group for state in states for group in state.get("param_groups", ())]
+        # Schedules may end at 0, a rate that has no multiples.
+        rates = {rate for group in groups if (rate := float(group.get("lr", 0))) != 0}
         if len(rates) != 1:
             found = f"{len(rates)} learning rates ({', '.join(f'{rate:g}' for rate in sorted(rates))})" * bool(rates)
             raise ValueError(

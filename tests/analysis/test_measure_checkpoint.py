@@ -327,6 +327,14 @@ def test_smoothness_needs_one_learning_rate(checkpoints, tmp_path):
     assert numbers(measure(tmp_path / "bare.ckpt", tmp_path, which=["surface"]))["loss_train"] > 0
 
 
+def test_a_learning_rate_that_ended_at_0_counts_as_none(checkpoints, tmp_path):
+    saved = torch.load(checkpoints / "plain8.ckpt", weights_only=True)
+    saved["optimizer_states"][0]["param_groups"][0]["lr"] = 0.0
+    torch.save(saved, tmp_path / "ended.ckpt")
+    with pytest.raises(ValueError, match=r"ended.ckpt holds none\. Give one \(--learning-rate\), or steps"):
+        measure(tmp_path / "ended.ckpt", tmp_path)
+
+
 def test_two_checkpoints_have_the_same_parameters(checkpoints, tmp_path):
     with pytest.raises(UnknownNameError, match=r"these differ in .*bn_lightning_norm"):
         measure(checkpoints / "norms8.ckpt", tmp_path, other=checkpoints / "plain8.ckpt")
