@@ -17,6 +17,9 @@ DEAD = "dead"
 DIED = "died"
 NON_FINITE = "non-finite"
 
+# Of norms below it, squares of elements that matter may have lost digits or be 0 in float64.
+_SQUARES_UNDERFLOW = 1e-140
+
 
 @dataclass(frozen=True)
 class GradientShift:
@@ -49,7 +52,7 @@ def gradient_shift(
     gradient is no sign of stability is not, hence `state`.
 
     The cosine of near gradients is computed as 1 − (‖G − G'‖² − (‖G‖ − ‖G'‖)²)/(2‖G‖‖G'‖), which keeps its digits
-    near 1 and is exactly 1 for equal gradients.
+    near 1 and is exactly 1 for equal gradients. Gradients may be as small or large as float64 holds.
 
     Args:
         before: G, the gradients of the layer's parameters.
@@ -75,7 +78,7 @@ def gradient_shift(
             f"{shapes} before and {others} after. Take both from the same parameters."
         )
     g, h = (_as_vector(parts) for parts in (before, after))
-    norm, other, distance = float(g.norm()), float(h.norm()), float((g - h).norm())
+    norm, other, distance = _norm(g), _norm(h), _norm(g - h)
     if not (math.isfinite(norm) and math.isfinite(other)):
         return GradientShift(math.nan, math.nan, math.nan, math.nan, NON_FINITE)
     if norm == 0:
@@ -85,7 +88,8 @@ def gradient_shift(
     if other == 0:
         return GradientShift(distance, relative, per_unit_step, math.nan, DIED)
     if distance < norm / 2:
-        cosine = 1 - (distance - (norm - other)) * (distance + (norm - other)) / (2 * norm * other)
+        # Each factor is divided on its own: products of tiny norms are 0.
+        cosine = 1 - (distance - (norm - other)) / norm * ((distance + (norm - other)) / other) / 2
     else:
         cosine = float((g / norm) @ (h / other))
     return GradientShift(distance, relative, per_unit_step, cosine)
@@ -94,6 +98,15 @@ def gradient_shift(
 def _as_vector(parts: Sequence[Tensor]) -> Tensor:
     # Norms of float32 gradients above 1e19 would overflow where they are squared, and diverging runs have these.
     return torch.cat([part.detach().cpu().double().flatten() for part in parts])
+
+
+def _norm(vector: Tensor) -> float:
+    norm = float(vector.norm())
+    if norm < _SQUARES_UNDERFLOW or math.isinf(norm):
+        largest = float(vector.abs().max()) if len(vector) else 0.0
+        if 0 < largest < math.inf:
+            norm = largest * float((vector / largest).norm())
+    return norm
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,18 @@ def test_relative_shift_and_cosine_do_not_depend_on_the_unit(seed, scale):
     assert scaled.distance == pytest.approx(scale * plain.distance)
 
 
+@pytest.mark.parametrize("scale", [1e-300, 1e-170, 1e-160, 1e170, 1e300])
+@pytest.mark.parametrize("change", [0.01, 1.0])
+def test_gradients_whose_squares_leave_float64_are_neither_dead_nor_non_finite(scale, change):
+    g, h = gradients(0), [part + change * other for part, other in zip(gradients(0), gradients(1), strict=True)]
+    plain = gradient_shift(g, h)
+    scaled = gradient_shift([scale * part for part in g], [scale * part for part in h])
+    assert scaled.state == ""
+    assert scaled.relative == pytest.approx(plain.relative)
+    assert scaled.cosine == pytest.approx(plain.cosine)
+    assert scaled.distance == pytest.approx(scale * plain.distance, rel=1e-9, abs=0)
+
+
 @LAWS
 @given(seed=st.integers(0, 2**31))
 def test_equal_gradients_have_no_shift_and_cosine_1_exactly(seed):
