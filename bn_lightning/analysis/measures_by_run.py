@@ -37,7 +37,7 @@ MEASURES = (
 
 
 def measures_by_run(results: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
-    """One number a run and measure, over the steps before the run blew up.
+    """One number a labelled run and measure, over the steps before the run blew up.
 
     Dead layers, whose shift is NaN and not 0, are left out of the medians, and so are values that are not finite;
     a measure of which nothing is left is NaN.

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bn_lightning.analysis.run_labels import LABELS, blow_up_step, label_cells, label_run
+from bn_lightning.errors import NoEffectWarning
 
 FALLING = np.geomspace(2.3, 0.1, 40)
 
@@ -72,6 +73,26 @@ def test_cells_are_labelled_one_by_one():
     assert found["blow_up"].isna().tolist() == [True, True, False]
     assert found["blow_up"].iloc[2] == 5
     assert set(found["label"]) <= set(LABELS)
+
+
+@pytest.mark.parametrize("first", [0.0, -1.0])
+def test_refuses_a_first_loss_without_multiples(first):
+    losses = np.linspace(first, first - 4, 20)
+    with pytest.raises(ValueError, match=r"multiples of the loss of step 0, which must be above 0, got (0|-1)\."):
+        label_run(losses)
+    with pytest.raises(ValueError, match=r"loss of step 0, which must be above 0"):
+        blow_up_step(losses)
+
+
+def test_cells_without_a_label_are_left_out_and_named():
+    rows = [("a", 0, step, "step_loss", loss) for step, loss in enumerate(FALLING)]
+    rows += [("b", 1, step, "step_loss", -loss) for step, loss in enumerate(FALLING)]
+    table = pd.DataFrame(rows, columns=["arm", "seed", "step", "quantity", "value"])
+    with pytest.warns(NoEffectWarning, match=r"1 of 2 runs have no label.*not being above 0 \(b/1\)"):
+        found = label_cells(table)
+    assert found["arm"].tolist() == ["a"]
+    with pytest.raises(ValueError, match=r"1 of 1 runs have no label"):
+        label_cells(table[table["arm"] == "b"])
 
 
 def test_says_which_study_records_what_labels_need():

@@ -81,7 +81,7 @@ def study(problem: Problem) -> Study:
                     "How runs ended, by norm and learning rate. By the training loss, with l0 the loss of step 0: "
                     "diverged, if it is not finite or the median of the last quarter of steps is above 2 l0; else "
                     "oscillating, if the 10th and 90th percentile of that quarter are more than l0 / 4 apart; else "
-                    "stuck, if its median is above 0.9 l0; else converged."
+                    "stuck, if its median is above 0.9 l0; else converged. Runs with l0 not above 0 are left out."
                 ),
                 draw=_draw_labels,
             ),
