@@ -33,7 +33,8 @@ class CurveRecorder(CallbackBase):
 
     It seeds the global generators again before the data are first drawn from, so what a callback drew while the model
     was set up cannot change the order of the data. It stops a run whose weights are no longer finite: a prediction
-    made from NaN is none, so the validation metrics become NaN there and at the last step.
+    made from NaN is none, so the validation metrics become NaN there and at the last step. The last step is always
+    evaluated, wherever Lightning's own count of batches between evaluations ends.
 
     Args:
         seed: Seed of the run.
@@ -74,10 +75,14 @@ class CurveRecorder(CallbackBase):
             self._since = perf_counter()
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Keep the loss, without waiting for the device."""
+        """Keep the loss, without waiting for the device, and have the last step evaluated."""
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if isinstance(loss, Tensor):
             self._losses.append(loss.detach())
+        if trainer.global_step >= self.max_steps:
+            # Evaluations are spaced by batches, and with several optimizers, or an epoch that ends amid an
+            # accumulation, fewer batches make the steps of the budget. Before it stops, Lightning evaluates.
+            trainer.should_stop = True
 
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
         """Stop the clock."""
@@ -88,6 +93,8 @@ class CurveRecorder(CallbackBase):
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         """Record one point of the curve."""
         step = 0 if trainer.sanity_checking else trainer.global_step
+        if self.rows and self.rows[-1][0] == step:
+            return  # a module that steps every few batches by hand is evaluated more often than it steps
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if value.numel() == 1}
         if self.monitor not in metrics:
             raise unknown_name("logged validation metric", self.monitor, metrics)
@@ -101,6 +108,41 @@ class CurveRecorder(CallbackBase):
         if self.diverged_at is not None and step < self.max_steps:
             self._keep(self.max_steps, dict.fromkeys(metrics, math.nan))
 
+    def check_last_step(self, trainer: Any) -> None:
+        """See, after the fit, that the curve ends where the budget does.
+
+        Args:
+            trainer: The Trainer of the fit.
+
+        Raises:
+            RuntimeError: If a run that did not diverge was not evaluated at its last step: an earlier value would
+                count as final.
+        """
+        evaluated = list(dict.fromkeys(step for step, _, name, _ in self.rows if name == self.monitor))
+        if self.diverged_at is not None or (evaluated and evaluated[-1] >= self.max_steps):
+            return
+        ended = trainer.global_step
+        if ended < self.max_steps:
+            stopping = [type(callback).__name__ for callback in trainer.callbacks if _stops_early(callback)]
+            by = f" by {' and '.join(stopping)}" if stopping else ""
+            reason = (
+                f"training was ended early{by}, after step {ended:,}. Arms are compared after equal numbers of steps: "
+                "leave out what ends a fit (a callback, given or from the module's configure_callbacks, or "
+                "trainer_options such as max_epochs and max_time), or give as many max_steps (--max-steps) as every "
+                "run takes"
+            )
+        else:
+            reason = (
+                f"training went on to step {ended:,} without an evaluation there. Leave out trainer_options that space "
+                "evaluations (check_val_every_n_epoch, val_check_interval, min_epochs), and let all optimizers step "
+                "in training_step: each one's steps count"
+            )
+        steps = ", ".join(f"{step:,}" for step in evaluated) or "none"
+        raise RuntimeError(
+            f"{self.monitor!r} was not evaluated at the last of {self.max_steps:,} optimizer steps (steps evaluated: "
+            f"{steps}), because {reason}."
+        )
+
     def _keep(self, step: int, metrics: Mapping[str, float]) -> None:
         values = dict(metrics)
         if self._losses:
@@ -108,3 +150,7 @@ class CurveRecorder(CallbackBase):
         values["training_seconds"] = self._seconds
         self.rows += [(step, "", name, value) for name, value in values.items()]
         self._losses.clear()
+
+
+def _stops_early(callback: Any) -> bool:
+    return not {"EarlyStopping", "Timer"}.isdisjoint(kind.__name__ for kind in type(callback).__mro__)

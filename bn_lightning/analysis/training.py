@@ -54,6 +54,7 @@ def train(problem: Problem, arm: Arm, *, seed: int, folder: Path) -> Training:
         The curve, and the rows of every callback that offers a `table()`.
 
     Raises:
+        RuntimeError: If the run ended without an evaluation at the last step of its budget, and did not diverge.
         KeyboardInterrupt: On Ctrl-C, which Lightning would turn into an exit of the process.
     """
     with recorded_warnings() as caught, quiet_lightning(), preserve_random_state(), _one_thread():
@@ -67,6 +68,7 @@ def train(problem: Problem, arm: Arm, *, seed: int, folder: Path) -> Training:
         trainer = _trainer(namespace_of_module(module), problem, [recorder, *callbacks], folder)
         log_hparams(trainer, cell_hparams(problem, arm, seed=seed, module=module), metric=problem.monitor)
         _fit(trainer, module, data)
+        recorder.check_last_step(trainer)
     rows = list(recorder.rows)
     for callback in callbacks:
         if callable(getattr(callback, "table", None)):
@@ -101,7 +103,7 @@ def _trainer(namespace: Any, problem: Problem, callbacks: list[Any], folder: Pat
     options: dict[str, Any] = {
         "max_steps": problem.budget.max_steps,
         "max_epochs": -1,
-        # Lightning counts batches here, and a budget counts optimizer steps.
+        # Lightning counts batches here, and a budget counts optimizer steps; the recorder sees to the last one.
         "val_check_interval": problem.budget.eval_every * problem.trainer_options.get("accumulate_grad_batches", 1),
         "check_val_every_n_epoch": None,
         "num_sanity_val_steps": -1,  # the whole evaluation before training: step 0 of the curve

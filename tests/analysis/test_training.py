@@ -9,6 +9,7 @@ import pytorch_lightning
 import torch
 from tiny import TinyData, TinyNet, WeightsSeen, tiny_problem
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from bn_lightning.analysis.study import Arm, Budget
 from bn_lightning.analysis.training import namespace_of_module, train
@@ -114,6 +115,87 @@ def test_a_run_whose_weights_blow_up_is_a_result_with_nan_to_the_end(tmp_path):
     assert found.diverged_at == 10
     assert steps(found, "val_loss") == [0, 5, 10, 20]
     assert [math.isnan(value) for value in values(found, "val_loss")] == [False, False, True, True]
+
+
+class TwoOptimizers(TinyNet):
+    def __init__(self):
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch, batch_idx):
+        for optimizer in self.optimizers():
+            loss = super().training_step(batch, batch_idx)
+            optimizer.zero_grad()
+            self.manual_backward(loss)
+            optimizer.step()
+
+    def configure_optimizers(self):
+        return [torch.optim.SGD(layer.parameters(), lr=0.1) for layer in (self.net[0], self.net[2])]
+
+
+class FiveBatches(TinyData):
+    def train_dataloader(self):
+        x = torch.linspace(-1, 1, 15).reshape(5, 3)
+        return DataLoader(TensorDataset(x, x.sum(1, keepdim=True).sin()))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"module": TwoOptimizers},  # 2 steps a batch
+        {"data": FiveBatches, "trainer_options": {"accumulate_grad_batches": 2}},  # 3 steps in 5 batches
+    ],
+)
+def test_the_last_step_is_evaluated_however_few_batches_made_it(tmp_path, changes):
+    options = {"accelerator": "cpu", **changes.get("trainer_options", {})}
+    problem = tiny_problem(**{**changes, "budget": Budget(max_steps=12, eval_every=12), "trainer_options": options})
+    found = train(problem, Arm(name="a"), seed=0, folder=tmp_path / "a" / "seed_0")
+    assert steps(found, "val_loss") == [0, 12]
+    assert values(found, "val_loss")[0] != values(found, "val_loss")[1]
+
+
+class StepsBySelf(TwoOptimizers):
+    def training_step(self, batch, batch_idx):
+        self.manual_backward(TinyNet.training_step(self, batch, batch_idx))
+        if batch_idx % 2:
+            self.optimizers()[0].step()
+
+
+def test_a_step_that_is_evaluated_twice_is_recorded_once(tmp_path):
+    problem = tiny_problem(module=StepsBySelf, budget=Budget(max_steps=2, eval_every=1))
+    found = train(problem, Arm(name="a"), seed=0, folder=tmp_path / "a" / "seed_0")
+    assert steps(found, "val_loss") == [0, 1, 2]
+
+
+class StoppingEarly(TinyNet):
+    def configure_callbacks(self):
+        return [pytorch_lightning.callbacks.EarlyStopping("val_loss", mode="max", patience=1)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"module": StoppingEarly},
+            r"last of 20 optimizer steps \(steps evaluated: 0, 5, 10\), because training was ended early by "
+            r"EarlyStopping, after step 10\..*configure_callbacks",
+        ),
+        ({"trainer_options": {"max_epochs": 2}}, r"\(steps evaluated: 0, 5\).*ended early, after step 8\."),
+        (
+            {"trainer_options": {"check_val_every_n_epoch": 9, "val_check_interval": 1.0}},
+            r"\(steps evaluated: 0\).*went on to step 20 without an evaluation.*check_val_every_n_epoch",
+        ),
+        (
+            {"trainer_options": {"max_epochs": 1, "num_sanity_val_steps": 0}},
+            r"\(steps evaluated: none\).*ended early, after step 4",
+        ),
+    ],
+)
+def test_a_run_without_its_last_evaluation_is_refused(tmp_path, changes, said):
+    options = {"accelerator": "cpu", **changes.get("trainer_options", {})}
+    problem = tiny_problem(**{**changes, "budget": Budget(max_steps=20, eval_every=5), "trainer_options": options})
+    with pytest.raises(RuntimeError, match=said):
+        train(problem, Arm(name="a"), seed=0, folder=tmp_path / "a" / "seed_0")
 
 
 class OtherNet(lightning.LightningModule):
