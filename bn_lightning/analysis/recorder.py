@@ -78,7 +78,9 @@ class CurveRecorder(CallbackBase):
         """Keep the loss, without waiting for the device, and have the last step evaluated."""
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if isinstance(loss, Tensor):
-            self._losses.append(loss.detach())
+            # Lightning hands on the loss divided, but for a module that optimizes by hand.
+            parts = trainer.accumulate_grad_batches if pl_module.automatic_optimization else 1
+            self._losses.append(loss.detach() * parts)
         if trainer.global_step >= self.max_steps:
             # Evaluations are spaced by batches, and with several optimizers, or an epoch that ends amid an
             # accumulation, fewer batches make the steps of the budget. Before it stops, Lightning evaluates.

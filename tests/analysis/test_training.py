@@ -117,6 +117,16 @@ def test_a_run_whose_weights_blow_up_is_a_result_with_nan_to_the_end(tmp_path):
     assert [math.isnan(value) for value in values(found, "val_loss")] == [False, False, True, True]
 
 
+@pytest.mark.parametrize("accumulated", [1, 2])
+def test_the_training_loss_is_that_of_the_batches_however_many_make_a_step(tmp_path, accumulated):
+    options = {"accelerator": "cpu", "accumulate_grad_batches": accumulated}
+    problem = tiny_problem(budget=Budget(max_steps=2, eval_every=2), trainer_options=options)
+    found = train(problem, Arm(name="a", options={"lr": 0.0}), seed=4, folder=tmp_path / "a" / "seed_4")
+    # Without learning, 2 or 4 batches of one epoch.
+    _, batches = by_hand(4, 0.0, 2 * accumulated)
+    np.testing.assert_allclose(values(found, "training_loss"), [np.mean(batches)], rtol=1e-5)
+
+
 class TwoOptimizers(TinyNet):
     def __init__(self):
         super().__init__()
