@@ -97,7 +97,7 @@ class CurveRecorder(CallbackBase):
         step = 0 if trainer.sanity_checking else trainer.global_step
         if self.rows and self.rows[-1][0] == step:
             return  # a module that steps every few batches by hand is evaluated more often than it steps
-        metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if value.numel() == 1}
+        metrics = {name: float(value) for name, value in _logged(trainer).items() if value.numel() == 1}
         if self.monitor not in metrics:
             raise unknown_name("logged validation metric", self.monitor, metrics)
         finite = all(bool(torch.isfinite(weights).all()) for weights in pl_module.parameters())
@@ -152,6 +152,19 @@ class CurveRecorder(CallbackBase):
         values["training_seconds"] = self._seconds
         self.rows += [(step, "", name, value) for name, value in values.items()]
         self._losses.clear()
+
+
+def _logged(trainer: Any) -> dict[str, Tensor]:
+    metrics = dict(trainer.callback_metrics)
+    loaders = len(trainer.num_sanity_val_batches)
+    if trainer.sanity_checking and loaders > 1:
+        # Only here Lightning does not gather what each of several loaders gave.
+        results = trainer._results
+        for place in range(loaders):
+            results.dataloader_idx = place
+            metrics.update(trainer.callback_metrics)
+        results.dataloader_idx = None
+    return metrics
 
 
 def _stops_early(callback: Any) -> bool:

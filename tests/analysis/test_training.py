@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 import math
 import warnings
@@ -7,10 +8,12 @@ import numpy as np
 import pytest
 import pytorch_lightning
 import torch
-from tiny import TinyData, TinyNet, WeightsSeen, tiny_problem
+from tiny import TinyData, TinyNet, WeightsSeen, tiny_problem, tiny_study
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from bn_lightning.analysis.publish import publish_folder
+from bn_lightning.analysis.runner import execute
 from bn_lightning.analysis.study import Arm, Budget
 from bn_lightning.analysis.training import namespace_of_module, train
 from bn_lightning.callbacks.insertion import BatchNormInsertion
@@ -255,6 +258,49 @@ def test_a_metric_that_is_not_logged_is_named_with_the_near_ones(tmp_path):
     problem = tiny_problem(monitor="vall_loss")
     with pytest.raises(UnknownNameError, match=r"'vall_loss'. Did you mean 'val_loss'"):
         train(problem, Arm(name="a"), seed=0, folder=tmp_path / "a" / "seed_0")
+
+
+class TwoLoaders(TinyData):
+    def val_dataloader(self):
+        return [self._loader(shuffle=False), self.train_dataloader()]
+
+
+class OfTwoLoaders(TinyNet):
+    def validation_step(self, batch, batch_idx, dataloader_idx=0):
+        super().validation_step(batch, batch_idx)
+
+    def on_validation_epoch_end(self):
+        self.log("whole", 1.0)
+
+
+def of_two_loaders(**changes):
+    return tiny_problem(module=OfTwoLoaders, data=TwoLoaders, monitor="val_loss/dataloader_idx_1", **changes)
+
+
+def test_a_metric_of_one_of_several_loaders_has_its_step_0(tmp_path):
+    found = train(of_two_loaders(), Arm(name="a"), seed=0, folder=tmp_path / "a" / "seed_0")
+    for name in ("val_loss/dataloader_idx_0", "val_loss/dataloader_idx_1", "whole"):
+        assert steps(found, name) == [0, 5, 10]
+    # Both loaders hold the same samples, in batches of one size.
+    one, other = (values(found, f"val_loss/dataloader_idx_{place}") for place in (0, 1))
+    np.testing.assert_allclose(one, other, rtol=1e-5)
+    alone = train(tiny_problem(), Arm(name="a"), seed=0, folder=tmp_path / "b" / "seed_0")
+    assert values(alone, "val_loss")[0] == pytest.approx(one[0])
+
+
+def test_a_metric_of_several_loaders_that_is_misspelt_is_named_with_theirs(tmp_path):
+    problem = dataclasses.replace(of_two_loaders(), monitor="val_loss")
+    with pytest.raises(UnknownNameError, match=r"'val_loss'.*There are:.*val_loss/dataloader_idx_1, whole"):
+        train(problem, Arm(name="a"), seed=0, folder=tmp_path / "a" / "seed_0")
+
+
+@pytest.mark.parametrize("options", [{}, {"num_sanity_val_steps": 0}])
+def test_a_study_by_a_metric_of_one_of_several_loaders_is_reported(tmp_path, options):
+    study = tiny_study(problem=of_two_loaders(trainer_options={"accelerator": "cpu", **options}))
+    execute(study, out=tmp_path, seeds=2, progress=False)
+    published = publish_folder(tmp_path)
+    assert published.summary["val_loss/dataloader_idx_1"].notna().all()
+    assert not published.remarks
 
 
 class Unvalidated(TinyData):
