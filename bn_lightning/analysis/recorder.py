@@ -2,6 +2,7 @@
 
 import math
 import random
+import warnings
 from collections.abc import Mapping
 from time import perf_counter
 from typing import Any
@@ -11,7 +12,9 @@ import torch
 from torch import Tensor
 
 from bn_lightning.analysis.names import unknown_name
+from bn_lightning.analysis.study import RECORDED
 from bn_lightning.callbacks._compat import CallbackBase
+from bn_lightning.errors import NoEffectWarning
 
 
 def seed_all(seed: int) -> None:
@@ -30,6 +33,8 @@ class CurveRecorder(CallbackBase):
     - `training_loss`: mean loss over the steps since the last evaluation,
     - `training_seconds`: wall-clock time spent in training steps so far. Evaluations, and what callbacks do around
       them, such as recalibration, are left out.
+
+    A metric that the module logs under one of these two names is left out, with a warning.
 
     It seeds the global generators again before the data are first drawn from, so what a callback drew while the model
     was set up cannot change the order of the data. It stops a run whose weights are no longer finite: a prediction
@@ -100,6 +105,14 @@ class CurveRecorder(CallbackBase):
         metrics = {name: float(value) for name, value in _logged(trainer).items() if value.numel() == 1}
         if self.monitor not in metrics:
             raise unknown_name("logged validation metric", self.monitor, metrics)
+        for name in RECORDED:
+            if metrics.pop(name, None) is not None:
+                warnings.warn(
+                    f"A study records {name!r} itself, so what the module logs under that name is left out. Log it "
+                    "under another name to keep it.",
+                    NoEffectWarning,
+                    stacklevel=2,
+                )
         finite = all(bool(torch.isfinite(weights).all()) for weights in pl_module.parameters())
         # Processes that shard the weights see a part each, and must stop together.
         if step and not trainer.strategy.reduce_boolean_decision(finite):

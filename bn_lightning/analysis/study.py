@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure as MatplotlibFigure
 
+RECORDED = ("training_loss", "training_seconds")  # what every run records beside the metrics that its module logs
+
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
@@ -56,7 +58,7 @@ class Problem:
         options: What module and data were made with, in words; shown, and part of a cell's configuration.
 
     Raises:
-        ValueError: If mode is neither "max" nor "min".
+        ValueError: If mode is neither "max" nor "min", or `monitor` has a name that every run records by itself.
     """
 
     name: str
@@ -73,6 +75,12 @@ class Problem:
     def __post_init__(self) -> None:
         if self.mode not in ("max", "min"):
             raise ValueError(f"The mode of problem {self.name!r} is 'max' or 'min', not {self.mode!r}.")
+        if self.monitor in RECORDED:
+            raise ValueError(
+                f"Arms are compared by a validation metric, and {self.monitor!r} is what every run records of its "
+                f"training. Log the metric under another name, such as 'val_{self.monitor}', and let that be the "
+                "monitor (--monitor)."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

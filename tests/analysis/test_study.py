@@ -61,3 +61,9 @@ def test_arms_that_are_not_there_are_refused():
             tiny_study().only(asked)
     with pytest.raises(ValueError, match="No arm of study 'rates' was named; there are: slow, quick"):
         tiny_study().only(" , ")
+
+
+@pytest.mark.parametrize("name", ["training_loss", "training_seconds"])
+def test_a_monitor_with_a_name_that_every_run_records_is_refused(name):
+    with pytest.raises(ValueError, match=f"'{name}' is what every run records.*'val_{name}'"):
+        tiny_problem(monitor=name)

@@ -260,6 +260,25 @@ def test_a_metric_that_is_not_logged_is_named_with_the_near_ones(tmp_path):
         train(problem, Arm(name="a"), seed=0, folder=tmp_path / "a" / "seed_0")
 
 
+class LoggingTheRecorders(TinyNet):
+    def validation_step(self, batch, batch_idx):
+        super().validation_step(batch, batch_idx)
+        self.log_dict({"training_loss": 42.0, "training_seconds": 42.0})
+
+
+def test_a_logged_metric_with_a_name_of_the_recorder_is_left_out_and_said(tmp_path):
+    folder = tmp_path / "a" / "seed_0"
+    found = train(tiny_problem(module=LoggingTheRecorders), Arm(name="a"), seed=0, folder=folder)
+    assert steps(found, "training_loss") == [5, 10]
+    assert steps(found, "training_seconds") == [0, 5, 10]
+    assert 42.0 not in values(found, "training_loss") + values(found, "training_seconds")
+    said = [text for kind, text in found.warnings if kind == "NoEffectWarning"]
+    assert [text.split(", so what the module logs")[0] for text in said] == [
+        "A study records 'training_loss' itself",
+        "A study records 'training_seconds' itself",
+    ]
+
+
 class TwoLoaders(TinyData):
     def val_dataloader(self):
         return [self._loader(shuffle=False), self.train_dataloader()]
