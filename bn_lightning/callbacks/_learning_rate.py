@@ -29,26 +29,34 @@ def scale_learning_rates(trainer: "Trainer", factor: float) -> tuple[tuple[float
     """
     if not factor > 0:
         raise ValueError(f"A learning rate is multiplied by a number above 0, not by {factor}.")
-    changed: dict[tuple[float, float], None] = {}
-    for optimizer in trainer.optimizers:
-        for group in optimizer.param_groups:
-            if "lr" in group:
-                changed[float(group["lr"]), float(group["lr"]) * factor] = None
-            for name in _RATES:
-                if name in group:
-                    # A tensor rate is shared with compiled or captured optimizer code, so it is changed in place.
-                    group[name] = group[name].mul_(factor) if isinstance(group[name], Tensor) else group[name] * factor
+    groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
+    before = dict.fromkeys(float(group["lr"]) for group in groups if "lr" in group)
+    tensors: dict[int, Tensor] = {}
+    for group in groups:
+        for name in _RATES:
+            if name in group:
+                group[name] = _multiplied(group[name], factor, tensors)
     for config in trainer.lr_scheduler_configs:
-        _scale(config.scheduler, factor)
-    return tuple(changed)
+        _scale(config.scheduler, factor, tensors)
+    return tuple((rate, rate * factor) for rate in before)
 
 
-def _scale(scheduler: Any, factor: float) -> None:
+def _multiplied(rate: Any, factor: float, tensors: dict[int, Tensor]) -> Any:
+    if not isinstance(rate, Tensor):
+        return rate * factor
+    # A tensor rate is shared with compiled or captured optimizer code, so it is changed in place; groups and schedulers
+    # share it too, so it is changed once.
+    if id(rate) not in tensors:
+        tensors[id(rate)] = rate.mul_(factor)
+    return rate
+
+
+def _scale(scheduler: Any, factor: float, tensors: dict[int, Tensor]) -> None:
     for part in getattr(scheduler, "_schedulers", ()):  # of SequentialLR and ChainedScheduler
-        _scale(part, factor)
+        _scale(part, factor, tensors)
     for name in ("base_lrs", "_last_lr", "max_lrs", "min_lrs"):
         if isinstance(rates := getattr(scheduler, name, None), list):
-            setattr(scheduler, name, [rate * factor for rate in rates])
+            setattr(scheduler, name, [_multiplied(rate, factor, tensors) for rate in rates])
     for name in ("eta_min", "default_min_lr"):
         if isinstance(rate := getattr(scheduler, name, None), int | float):
             setattr(scheduler, name, rate * factor)

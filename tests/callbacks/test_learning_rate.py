@@ -57,6 +57,21 @@ def test_a_tensor_rate_is_changed_in_place():
     torch.testing.assert_close(torch.tensor(found), torch.tensor((0.1, 0.2)))
 
 
+@pytest.mark.parametrize("make", [None, SCHEDULES["step"], SCHEDULES["warmup"]])
+def test_a_tensor_rate_of_several_groups_is_multiplied_once(make):
+    rate = torch.tensor(0.1)
+    groups = [{"params": [torch.nn.Parameter(torch.zeros(2))]} for _ in range(3)]
+    optimizer = torch.optim.AdamW(groups, lr=rate, foreach=False)
+    configs = [SimpleNamespace(scheduler=make(optimizer))] if make else []
+    before = float(rate)
+    found = scale_learning_rates(SimpleNamespace(optimizers=[optimizer], lr_scheduler_configs=configs), 5.0)
+    assert all(group["lr"] is rate for group in optimizer.param_groups)
+    torch.testing.assert_close(float(rate), 5 * before)
+    torch.testing.assert_close(found, ((before, 5 * before),))
+    for config in configs:
+        torch.testing.assert_close(config.scheduler.get_last_lr(), [rate] * 3)
+
+
 @pytest.mark.parametrize("factor", [0, -1.0, float("nan")])
 def test_refuses_a_factor_that_is_not_above_0(factor):
     with pytest.raises(ValueError, match="multiplied by a number above 0, not by"):
