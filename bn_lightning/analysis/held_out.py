@@ -51,8 +51,9 @@ def _split(make: Callable[[], Any], share: float) -> Any:
     # Plain functions: Lightning asks for their code.
     def kept() -> DataLoader:
         loader, chosen = _halves(train_dataloader(), share, type(data).__name__)
-        shuffle = isinstance(loader.sampler, RandomSampler)
-        return _like(loader, chosen[0], shuffle=shuffle, drop_last=loader.drop_last, generator=loader.generator)
+        batches: Any = loader.batch_sampler
+        shuffle = isinstance(batches.sampler, RandomSampler)
+        return _like(loader, chosen[0], shuffle=shuffle, drop_last=batches.drop_last, generator=loader.generator)
 
     def held_out() -> DataLoader:
         loader, chosen = _halves(train_dataloader(), share, type(data).__name__)
@@ -69,7 +70,8 @@ def _halves(loader: Any, share: float, owner: str) -> tuple[DataLoader, tuple[li
             f"A share of the training data of {owner} cannot be held out for tuning: {problem}. Tune with "
             "tune_learning_rate(study, on=...), where `on` is a problem whose data are split by you."
         )
-    number = len(loader.dataset)
+    # A source shorter than the data set leaves samples out: they are neither trained on nor held out.
+    number = len(loader.batch_sampler.sampler.data_source)
     order = torch.randperm(number, generator=torch.Generator().manual_seed(SPLIT_SEED)).tolist()
     held = max(1, round(share * number))
     if held >= number:
@@ -84,14 +86,16 @@ def _cannot(loader: Any) -> str | None:
         return f"{type(loader.dataset).__qualname__} has no length and no indices"
     if type(loader.batch_sampler) is not BatchSampler:
         return f"batches are drawn by a {type(loader.batch_sampler).__qualname__}"
-    sampler = loader.sampler
-    # A sampler's own indices would point into the whole data set.
+    # Where batches are given, the loader's own sampler is another one, which nothing reads.
+    sampler = loader.batch_sampler.sampler
+    # A sampler's own indices would point into the whole data set; these two draw range(len(source)).
     plain = type(sampler) is SequentialSampler or (
-        type(sampler) is RandomSampler and not sampler.replacement and sampler.num_samples == len(loader.dataset)
+        type(sampler) is RandomSampler and not sampler.replacement and sampler.num_samples == len(sampler.data_source)
     )
     return None if plain else f"samples are drawn by a {type(sampler).__qualname__} with settings of its own"
 
 
 def _like(loader: DataLoader, indices: list[int], **options: Any) -> DataLoader:
+    batches: Any = loader.batch_sampler
     settings = {**loader_settings(loader), **options}
-    return DataLoader(Subset(loader.dataset, indices), batch_size=loader.batch_size, **settings)
+    return DataLoader(Subset(loader.dataset, indices), batch_size=batches.batch_size, **settings)

@@ -96,11 +96,12 @@ def _shuffle_one(loader: DataLoader, name: str, undo: Undo) -> list[RecipeChange
         sampler.shuffle = True
         undo(partial(setattr, sampler, "shuffle", False))
         return [RecipeChange(_ITEM, name, f"{kind}(shuffle=False)", f"{kind}(shuffle=True)")]
-    if not isinstance(sampler, SequentialSampler):
+    if type(sampler) is not SequentialSampler:
         # Random ones shuffle; a sampler of the user's own, or in its batch sampler, may be meant as it is.
         known = type(sampler).__module__ == "torch.utils.data.sampler"
         return [] if known else [_left(name, kind, "a sampler of your own gives the order; let it shuffle")]
-    random = RandomSampler(loader.dataset, generator=loader.generator)  # type: ignore[arg-type] # it has a length
+    # Both draw range(len(source)), and the source may be shorter than the data set, to leave the rest for validation.
+    random = RandomSampler(sampler.data_source, generator=loader.generator)
     for owner in (loader, batches):
         if owner is not None:
             # A DataLoader refuses to be changed for the sake of its iterators; it has none yet.

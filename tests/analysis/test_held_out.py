@@ -3,7 +3,14 @@ import pickle
 import pytest
 import torch
 from tiny import TinyData, tiny_problem
-from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler, WeightedRandomSampler
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    WeightedRandomSampler,
+)
 
 from bn_lightning.analysis.held_out import held_out_problem
 from bn_lightning.analysis.problems.digits import digits_problem
@@ -52,6 +59,23 @@ def test_loaders_keep_their_settings():
     torch.manual_seed(0)
     plain = given(lambda dataset: DataLoader(dataset, batch_size=4)).data().train_dataloader()
     assert isinstance(plain.sampler, SequentialSampler)
+
+
+@pytest.mark.parametrize("kind", [SequentialSampler, RandomSampler])
+@pytest.mark.parametrize("by_batches", [False, True])
+def test_samples_that_the_loader_leaves_out_are_neither_trained_on_nor_held_out(kind, by_batches):
+    def make(dataset):
+        sampler = kind(range(20))  # of 32
+        by_itself = {"sampler": sampler, "batch_size": 4, "drop_last": True}
+        options = {"batch_sampler": BatchSampler(sampler, 4, True)} if by_batches else by_itself
+        return DataLoader(dataset, **options)
+
+    data = given(make).data()
+    train, held_out = data.train_dataloader(), data.val_dataloader()
+    assert sorted(train.dataset.indices + held_out.dataset.indices) == list(range(20))
+    assert len(held_out.dataset) == 2
+    assert (train.batch_size, train.drop_last, held_out.batch_size) == (4, True, 4)
+    assert type(train.sampler) is kind
 
 
 def test_the_test_set_of_digits_is_not_among_them():

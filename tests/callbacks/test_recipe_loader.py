@@ -77,6 +77,11 @@ class Own(Sampler):
         return 32
 
 
+class Backwards(SequentialSampler):
+    def __iter__(self):
+        return reversed(range(len(self.data_source)))
+
+
 LOADERS = {
     "plain": in_order,
     "workers": lambda: in_order(num_workers=1),
@@ -125,6 +130,19 @@ def test_the_generator_of_a_loader_gives_the_order(tmp_path):
     assert by_recipe.epochs == by_hand.epochs
 
 
+PART = SequentialSampler(range(40, 60))  # draws 0 to 19
+
+
+@pytest.mark.parametrize(
+    "options", [{"sampler": PART, "batch_size": 8}, {"batch_sampler": BatchSampler(PART, 8, False)}], ids=" ".join
+)
+def test_samples_that_the_loader_leaves_out_stay_out(tmp_path, options):
+    model = Reads()
+    trainer(tmp_path, only(shuffle=True), max_epochs=2).fit(model, DataLoader(NUMBERS, **options))
+    assert [sorted(epoch) for epoch in model.epochs] == [list(range(20))] * 2
+    assert model.epochs[0] != model.epochs[1]
+
+
 @pytest.mark.parametrize(
     "make",
     [
@@ -163,6 +181,7 @@ class Stream(IterableDataset):
     [
         (lambda: DataLoader(Stream(), batch_size=8), "Stream, left: an iterable data set has its own order"),
         (lambda: in_order(sampler=Own()), "Own, left: a sampler of your own gives the order"),
+        (lambda: in_order(sampler=Backwards(NUMBERS)), "Backwards, left: a sampler of your own gives the order"),
         (lambda: Batches(in_order()), "Batches, left: it is no DataLoader"),
     ],
 )
