@@ -100,18 +100,19 @@ def _step_often(scheduler: LRScheduler, speed: int, last: float) -> None:
         last: The last step that an unchanged run uses.
     """
     kind: Any = type(scheduler)
-    last = min(last, getattr(scheduler, "total_steps", math.inf) - 1)
+    end = _last_step(scheduler)
+    last = min(last, end)
     held = False
 
     def step(self: Any, epoch: Any = None) -> None:
         nonlocal held
         if epoch is not None:
-            kind.step(self, epoch * speed)
+            kind.step(self, min(epoch * speed, end))
             return
         for _ in range(speed):
             if _steps_taken(self) < last:
                 kind.step(self)
-            elif not held:
+            elif not held and _steps_taken(self) < end:
                 held = not _lowers(self, kind)
 
     name_space = {"step": step, "__module__": kind.__module__, "__doc__": kind.__doc__}
@@ -137,6 +138,16 @@ def _lowers(scheduler: Any, kind: Any) -> bool:
 
 def _copied(value: Any) -> Any:
     return value.detach().clone() if isinstance(value, torch.Tensor) else value
+
+
+def _last_step(scheduler: Any) -> float:
+    """The last step that a scheduler knows: some, such as `OneCycleLR`, refuse to go on."""
+    if not (parts := getattr(scheduler, "_schedulers", ())):
+        total = getattr(scheduler, "total_steps", None)
+        return math.inf if total is None else total - 1
+    if (milestones := getattr(scheduler, "_milestones", None)) is not None:  # of SequentialLR
+        return sum(milestones[-1:]) + _last_step(parts[-1])
+    return min(_last_step(part) for part in parts)
 
 
 def _steps_taken(scheduler: Any) -> int:

@@ -115,6 +115,38 @@ def test_after_t_steps_the_rate_is_that_of_step_6t(tmp_path, name):
     assert type(scheduler) is getattr(schedules, type(scheduler).__name__)
 
 
+def lines(o, steps=STEPS, **options):
+    """A cycle that ends at 0.5/5/2, and whose last line would still be above 0 a step later."""
+    return schedules.OneCycleLR(o, 0.5, steps, anneal_strategy="linear", div_factor=5, final_div_factor=2, **options)
+
+
+ENDING = {
+    "two lines": lambda o: lines(o),
+    "three lines": lambda o: lines(o, three_phase=True),
+    "chained": lambda o: schedules.ChainedScheduler([lines(o)]),
+    "after a warm-up": lambda o: schedules.SequentialLR(o, [schedules.ConstantLR(o, 0.5, 4), lines(o, STEPS - 4)], [4]),
+}
+
+
+@pytest.mark.parametrize("name", ENDING)
+def test_a_schedule_that_knows_its_end_does_not_go_past_it(tmp_path, name):
+    model = module(kind=Scheduled, make=ENDING[name])
+    fitted(tmp_path, model)
+    torch.testing.assert_close(model.rates[4:], [0.05] * 20)
+
+
+# torch would rather count itself, but goes where it is told.
+@pytest.mark.filterwarnings("ignore:The epoch parameter in `scheduler.step:UserWarning")
+def test_a_schedule_by_explicit_time_does_not_go_past_its_end(tmp_path):
+    class Explicit(Scheduled):
+        def lr_scheduler_step(self, scheduler, metric):
+            scheduler.step(self.global_step)
+
+    model = module(kind=Explicit, make=lines)
+    fitted(tmp_path, model)
+    torch.testing.assert_close(model.rates[4:], [0.05] * 20)
+
+
 def test_momentum_is_held_with_the_rate(tmp_path):
     model = module(kind=Scheduled, make=SCHEDULES["one cycle"][0])
     fitted(tmp_path, model)
