@@ -25,7 +25,8 @@ def evaluate_batches(trainer: "Trainer", module: "LightningModule", batches: Ite
     The module runs in evaluation mode, with its hooks at the start and the end of a validation epoch. Its metrics,
     buffers, modes, plain attributes, the random state and what Lightning has logged so far are as before afterwards.
     A number is averaged over batches by their sizes, and a torchmetrics metric starts afresh and is computed at
-    the end. What is reduced otherwise (`reduce_fx`) is left out.
+    the end. What is logged on step and on epoch is there as `<name>_epoch` too. What is reduced otherwise (`reduce_fx`)
+    is left out.
 
     Args:
         trainer: A Trainer that is fitting.
@@ -91,6 +92,10 @@ def _arguments(module: Any, batch: Any, index: int) -> tuple[Any, ...]:
     return (batch, index) if takes_index else (batch,)
 
 
+# The order in which Lightning takes them after name and value.
+_OPTIONS = ("prog_bar", "logger", "on_step", "on_epoch", "reduce_fx")
+
+
 class _Logged:
     """In place of a module's `log` and `log_dict`: sums of numbers and the metrics themselves."""
 
@@ -98,9 +103,13 @@ class _Logged:
         self.samples = 1
         self._sums: dict[str, tuple[float, float]] = {}
         self._metrics: dict[str, Metric] = {}
+        self._forked: set[str] = set()
 
     def log(self, name: str, value: Any, *args: Any, **options: Any) -> None:
         """Take one value."""
+        options.update(zip(_OPTIONS, args, strict=False))
+        if options.get("on_step") and options.get("on_epoch") is not False:  # None is True in validation
+            self._forked.add(name)
         if isinstance(value, Metric):
             self._metrics[name] = value
             return
@@ -114,9 +123,11 @@ class _Logged:
     def log_dict(self, values: Mapping[str, Any], *args: Any, **options: Any) -> None:
         """Take several values."""
         for name, value in values.items():
-            self.log(name, value, **options)
+            self.log(name, value, *args, **options)
 
     def values(self) -> dict[str, float]:
         """Means of numbers, and what the metrics compute."""
         found = {name: total / weights if weights else math.nan for name, (total, weights) in self._sums.items()}
-        return {**found, **{name: float(metric.compute()) for name, metric in self._metrics.items()}}
+        found |= {name: float(metric.compute()) for name, metric in self._metrics.items()}
+        # Lightning monitors these under both names.
+        return found | {f"{name}_epoch": value for name, value in found.items() if name in self._forked}

@@ -68,6 +68,31 @@ def test_the_values_are_those_that_lightning_logs(tmp_path):
             assert value == pytest.approx(logged[name], rel=1e-6), name
 
 
+def test_what_is_logged_on_step_and_on_epoch_has_both_names(tmp_path):
+    class Twice(TinyNet):
+        def __init__(self):
+            super().__init__()
+            self.average = MeanMetric()
+
+        def validation_step(self, batch, batch_idx):
+            loss = F.mse_loss(self(batch[0]), batch[1])
+            self.average.update(loss)
+            size = {"batch_size": len(batch[0])}
+            self.log("val_loss", loss, on_step=True, on_epoch=True, **size)
+            self.log("by_default", loss, on_step=True, **size)
+            self.log("by_place", loss, False, None, True, True, **size)
+            self.log("largest", loss, False, None, True, True, "max")
+            self.log("once", loss, on_epoch=True, **size)
+            self.log_dict({"one": loss, "average": self.average}, False, None, True, True, **size)
+
+    beside = Beside()
+    peek(tiny_problem(module=Twice, data=Uneven), Arm(name="arm", callbacks=lambda: [beside]), tmp_path)
+    twice = {"val_loss", "by_default", "by_place", "one", "average"}
+    for ours, logged in beside.pairs:
+        assert set(ours) == {"once", *twice, *(f"{name}_epoch" for name in twice)}
+        assert ours == pytest.approx({name: logged[name] for name in ours}, rel=1e-6)
+
+
 def test_training_does_not_notice(tmp_path):
     quiet, _ = run(tmp_path / "quiet")
     beside = Beside()
