@@ -31,8 +31,10 @@ class CovariateShiftMonitor(ProbeMonitor):
     At a due step t (counted from 0) the parameters are copied before the step. After it, the gradients of the step's
     own batches (all micro-batches of an accumulated gradient) are computed anew at mixtures of θ_t and θ_{t+1}, and a
     fixed probe set is run at both. Training is the same to the bit with the monitor and without: weights, buffers,
-    gradients, logged metrics, plain attributes and random state. Files that a ``training_step`` writes and generators
-    of its own are beyond its reach. A batch for which it returns None is no part of the step.
+    gradients, logged metrics, plain attributes and random state. Beyond its reach are files that a ``training_step``
+    writes, generators of its own, objects of other kinds that it keeps as attributes or in containers, as metrics in a
+    dict, and tensors that it writes to in place, be they attributes or frozen parameters, as those of a teacher. A
+    batch for which it returns None is no part of the step.
 
     What is written, with `<index>` the layer's place among those measured; a layer is the path of a module with
     parameters of its own for gradients, of the affine layer before the nonlinearity for activations:

@@ -24,7 +24,8 @@ class LossSmoothnessMonitor(ProbeMonitor):
 
     At a due step t (counted from 0) a fixed probe set is evaluated at θ_t and at points along its gradient, before the
     step is taken. Training is the same to the bit with the monitor and without: weights, buffers, gradients,
-    logged metrics and random state. State that a ``training_step`` keeps in plain attributes is beyond its reach.
+    logged metrics and random state. State that a ``training_step`` keeps in plain attributes is beyond its reach, and
+    so are metrics in a dict and frozen parameters that it writes to in place, as those of a teacher.
 
     What is written:
 
