@@ -8,7 +8,7 @@ import pandas as pd
 
 from bn_lightning.analysis.catalog import find_study, study_names
 from bn_lightning.analysis.report import write_report
-from bn_lightning.analysis.report_runs import unreached_target
+from bn_lightning.analysis.report_runs import outdated_cells, unreached_target
 from bn_lightning.analysis.results import load_cells, load_results
 from bn_lightning.analysis.run_folder import RunFolder
 from bn_lightning.analysis.study import Arm, Budget, Problem, Study
@@ -58,7 +58,8 @@ def publish(
     path = write_report(
         out, study=study, results=results, cells=cells, summary=summary, comparisons=comparisons, form=form
     )
-    return Published(path, summary, comparisons, tuple(unreached_target(results, study)))
+    remarks = (*outdated_cells(cells), *unreached_target(results, study))
+    return Published(path, summary, comparisons, remarks)
 
 
 def publish_folder(out: str | Path, *, form: Literal["html", "markdown"] = "html") -> Published:
@@ -85,7 +86,8 @@ def publish_folder(out: str | Path, *, form: Literal["html", "markdown"] = "html
         )
     results, cells = load_results(folder.path), load_cells(folder.path)
     if results.empty:
-        raise RunFolderError(f"{folder.path} holds no finished cell yet. Run its comparison first.")
+        reasons = " ".join(outdated_cells(cells)) or "Run its comparison first."
+        raise RunFolderError(f"{folder.path} holds no finished cell yet. {reasons}")
     return publish(folder.path, study=_remembered_study(folder, said), results=results, cells=cells, form=form)
 
 

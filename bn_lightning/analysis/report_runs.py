@@ -1,4 +1,4 @@
-"""What a report says of the runs behind its tables: where their curves are, and whether any reached the target."""
+"""What a report says of the runs behind its tables: where their curves are, which are outdated, who met the target."""
 
 import re
 from collections.abc import Iterator
@@ -44,6 +44,23 @@ def run_links(cells: pd.DataFrame) -> Iterator[RunLink]:
         run = f"{cell.arm}/seed_{cell.seed}"
         only = quote(f"^{re.escape(run)}$", safe="")
         yield RunLink(run, f"{TENSORBOARD}?runFilter={only}#timeseries")
+
+
+def outdated_cells(cells: pd.DataFrame) -> Iterator[str]:
+    """Say so where cells are of another configuration than the study's, as after an interrupted run with a changed one.
+
+    Args:
+        cells: One row per cell.
+
+    Yields:
+        One line, or none.
+    """
+    count = int((cells["status"] == "outdated").sum())
+    if count:
+        yield (
+            f"{count} of {len(cells)} cells are outdated: they were trained with another configuration and not yet "
+            "with this one, so none of their results are shown. Run the same again to train them."
+        )
 
 
 def unreached_target(results: pd.DataFrame, study: Study) -> Iterator[str]:

@@ -14,7 +14,7 @@ from bn_lightning.analysis.study import Study
 
 
 def troubled_cells(folder: Path, cells: pd.DataFrame) -> Iterator[str]:
-    """Name every cell that failed or diverged.
+    """Name every cell that failed, diverged, or is of another configuration.
 
     Args:
         folder: The run folder.
@@ -25,7 +25,9 @@ def troubled_cells(folder: Path, cells: pd.DataFrame) -> Iterator[str]:
     """
     for cell in cells.itertuples():
         name = f"{cell.arm}, seed {cell.seed}"
-        if str(cell.status) != "done":
+        if str(cell.status) == "outdated":
+            yield f"{name}: outdated (not trained yet with this configuration); its results are missing here."
+        elif str(cell.status) != "done":
             reason = RunFolder(folder).record((str(cell.arm), int(cell.seed))).get("error", "")
             yield f"{name}: {cell.status}" + (f" ({reason})" if reason else "") + "; its results are missing here."
         elif str(cell.label) == "diverged":
@@ -98,7 +100,8 @@ def setting(study: Study, cells: pd.DataFrame) -> Iterator[tuple[str, str]]:
     budget = problem.budget
     yield "Budget", f"{budget.max_steps:,} optimizer steps per run, evaluated every {budget.eval_every:,}"
     done = cells["status"] == "done"
-    yield "Runs", f"{int(done.sum())} of {len(cells)} finished, {cells['seconds'].sum():,.0f} s of training in all"
+    seconds = cells.loc[cells["status"] != "outdated", "seconds"].sum()
+    yield "Runs", f"{int(done.sum())} of {len(cells)} finished, {seconds:,.0f} s of training in all"
 
 
 def arms_table(study: Study) -> pd.DataFrame:
@@ -182,7 +185,7 @@ def _chosen_arms(study: Study) -> list[str]:
 
 
 def versions(folder: Path, cells: pd.DataFrame) -> Iterator[tuple[str, str]]:
-    """Versions the cells were run with, all of them where they differ.
+    """Versions the cells were run with, all of them where they differ; those of outdated cells do not count.
 
     Args:
         folder: The run folder.
@@ -192,7 +195,7 @@ def versions(folder: Path, cells: pd.DataFrame) -> Iterator[tuple[str, str]]:
         Distributions with their versions.
     """
     found: dict[str, set[str]] = {}
-    for cell in cells.itertuples():
+    for cell in cells[cells["status"] != "outdated"].itertuples():
         for name, version in RunFolder(folder).record((str(cell.arm), int(cell.seed))).get("versions", {}).items():
             found.setdefault(str(name), set()).add(str(version))
     if not found:

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,6 +100,12 @@ class RunFolder:
             return {}
         return content if isinstance(content, dict) else {}
 
+    def _record_against(self, key: Key, configuration_hash: str) -> dict[str, Any]:
+        """What `cell.json` says, with the status "outdated" if it is of another configuration."""
+        record = self.record(key)
+        outdated = record and record.get("configuration_hash") != configuration_hash
+        return {**record, "status": "outdated"} if outdated else record
+
     def is_finished(self, key: Key, configuration_hash: str) -> bool:
         """Whether a cell was trained to its end with this very configuration."""
         record = self.record(key)
@@ -130,19 +136,21 @@ class RunFolder:
         write_json(folder / "cell.json", record)
         return folder
 
-    def gather(self, study: Study, keys: Iterable[Key]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    def gather(self, study: Study, hashes: Mapping[Key, str]) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Read the cells' files, write `results.csv` and `cells.csv`, and return both tables.
+
+        A cell that was last trained with another configuration is "outdated": none of its results are in the table.
 
         Args:
             study: The study.
-            keys: The cells, in the order of the tables.
+            hashes: The cells, in the order of the tables, with the hashes of their configurations.
 
         Returns:
             The long table of the finished cells' results, and one row per cell that was begun.
         """
         tables, cells = [results_table([])], []
-        for key in keys:
-            record = self.record(key)
+        for key, configuration_hash in hashes.items():
+            record = self._record_against(key, configuration_hash)
             if not record:
                 continue
             if record.get("status") == "done" and self._is_whole(key, record):
@@ -151,7 +159,8 @@ class RunFolder:
                 except RunFolderError:
                     if self._is_whole(key, record):
                         raise
-                    record = self.record(key) or record  # another process began the cell again at this moment
+                    # Another process began the cell again at this moment.
+                    record = self._record_against(key, configuration_hash) or record
             cells.append(
                 {
                     "study": study.name,

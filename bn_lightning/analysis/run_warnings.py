@@ -21,12 +21,15 @@ class OtherVersionsWarning(UserWarning):
     """Finished cells of a run folder were trained with other versions than those that are installed now."""
 
 
-def warn_of_changes(folder: RunFolder, todo: Sequence[Cell]) -> None:
+def warn_of_changes(folder: RunFolder, todo: Sequence[Cell]) -> bool:
     """Warn of finished cells that are trained again because their configuration changed, and say what did.
 
     Args:
         folder: The run folder.
         todo: The cells to train.
+
+    Returns:
+        Whether there are any.
     """
     changed: set[str] = set()
     count = 0
@@ -43,6 +46,7 @@ def warn_of_changes(folder: RunFolder, todo: Sequence[Cell]) -> None:
             ConfigurationChangedWarning,
             stacklevel=3,
         )
+    return count > 0
 
 
 def warn_of_versions(folder: RunFolder, cells: Sequence[Cell], todo: Sequence[Cell]) -> None:

@@ -110,7 +110,10 @@ def execute(
     folder.claim(study, extra={**_what_a_report_needs(study), "command": list(command)})
     cells = _cells(study, chosen, folder, redo=redo)
     todo = [cell for cell in cells if redo or not folder.is_finished(cell.key, cell.configuration_hash)]
-    warn_of_changes(folder, todo)
+    hashes = {cell.key: cell.configuration_hash for cell in cells}
+    if warn_of_changes(folder, todo):
+        # study.json is of the new configuration already; were this run killed, a report would join it to old tables.
+        folder.gather(study, hashes)
     warn_of_versions(folder, cells, todo)
     outcomes: list[Outcome] = []
     try:
@@ -124,16 +127,16 @@ def execute(
                 outcomes.append(outcome)
                 advance(outcome)
     except WorkerError:
-        folder.gather(study, [cell.key for cell in cells])
+        folder.gather(study, hashes)
         raise
     except KeyboardInterrupt as error:
-        folder.gather(study, [cell.key for cell in cells])
+        folder.gather(study, hashes)
         kept = sum(folder.is_finished(cell.key, cell.configuration_hash) for cell in cells)
         raise StudyInterrupted(
             f"Interrupted: {kept} of {len(cells)} cells are finished and kept in {folder.path}. Run the same again to "
             "go on from there."
         ) from error
-    results, table = folder.gather(study, [cell.key for cell in cells])
+    results, table = folder.gather(study, hashes)
     failures = tuple(outcome for outcome in outcomes if outcome.status == "failed")
     warn_of_outcomes(outcomes, failures, len(cells))
     trained = sum(not outcome.kept for outcome in outcomes)

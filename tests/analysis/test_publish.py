@@ -1,11 +1,12 @@
 import json
 
 import pytest
-from tiny import tiny_problem, tiny_study
+from tiny import TinyData, tiny_problem, tiny_study
 
 from bn_lightning.analysis.publish import publish_folder
 from bn_lightning.analysis.run_folder import RunFolder
-from bn_lightning.analysis.runner import execute
+from bn_lightning.analysis.runner import ConfigurationChangedWarning, StudyInterrupted, execute
+from bn_lightning.analysis.study import Arm
 from bn_lightning.errors import RunFolderError
 
 
@@ -35,9 +36,47 @@ def test_a_folder_that_is_none_is_named(tmp_path):
 def test_a_run_without_a_finished_cell_is_named(tmp_path):
     folder = RunFolder(tmp_path)
     folder.claim(tiny_study())
-    folder.gather(tiny_study(), [])
+    folder.gather(tiny_study(), {})
     with pytest.raises(RunFolderError, match="holds no finished cell yet"):
         publish_folder(tmp_path)
+
+
+def test_what_an_interrupted_run_of_a_changed_study_did_not_reach_is_missing_and_named(tmp_path):
+    made = []
+
+    def stopping():
+        made.append(1)
+        if len(made) > 2:  # the first call describes the arm, the second is that of a cell
+            raise KeyboardInterrupt
+        return []
+
+    execute(tiny_study(Arm(name="none"), Arm(name="a")), out=tmp_path, seeds=3, progress=False)
+    changed = tiny_study(Arm(name="none"), Arm(name="a", options={"lr": 0.2}, callbacks=stopping))
+    with pytest.warns(ConfigurationChangedWarning), pytest.raises(StudyInterrupted, match="4 of 6 cells are finished"):
+        execute(changed, out=tmp_path, seeds=3, progress=False)
+    published = publish_folder(tmp_path)
+    assert published.summary["seeds"].tolist() == [3, 1]
+    assert published.comparisons["pairs"].tolist() == [1]
+    [remark] = published.remarks
+    assert remark.startswith("1 of 6 cells are outdated: they were trained with another configuration")
+    page = published.path.read_text(encoding="utf-8")
+    assert "a, seed 1: running; its results are missing here." in page
+    assert "a, seed 2: outdated (not trained yet with this configuration); its results are missing here." in page
+    assert "4 of 6 finished" in page
+
+
+def test_a_changed_run_that_is_cut_off_at_once_leaves_no_tables_of_the_old_one(tmp_path):
+    class Unprepared(TinyData):
+        def prepare_data(self):
+            raise OSError("no network")
+
+    execute(tiny_study(), out=tmp_path, seeds=1, progress=False)
+    changed = tiny_study(problem=tiny_problem(data=Unprepared))
+    with pytest.warns(ConfigurationChangedWarning), pytest.raises(OSError, match="no network"):
+        execute(changed, out=tmp_path, seeds=1, progress=False)
+    with pytest.raises(RunFolderError, match=r"no finished cell yet\. 2 of 2 cells are outdated.*Run the same again"):
+        publish_folder(tmp_path)
+    assert execute(tiny_study(), out=tmp_path, seeds=1, progress=False).trained == 0
 
 
 def test_a_study_file_that_lacks_something_is_named(tmp_path):

@@ -4,7 +4,7 @@ from urllib.parse import parse_qs, urlsplit
 import pandas as pd
 from runs import ARMS, made_up_cells, made_up_results
 
-from bn_lightning.analysis.report_runs import run_links, unreached_target
+from bn_lightning.analysis.report_runs import outdated_cells, run_links, unreached_target
 from bn_lightning.analysis.study import Arm, Budget, Problem, Study
 
 
@@ -30,6 +30,14 @@ def test_a_link_shows_one_run_and_no_other():
 def test_an_address_holds_no_markup():
     [link] = run_links(pd.DataFrame({"arm": ['<a href="x">'], "seed": [0]}))
     assert not set('<>"') & set(link.address)
+
+
+def test_outdated_cells_are_counted():
+    cells = made_up_cells(made_up_results(seeds=2, max_steps=0))
+    assert not list(outdated_cells(cells))
+    cells.loc[:1, "status"] = "outdated"
+    [said] = outdated_cells(cells)
+    assert said.startswith(f"2 of {2 * len(ARMS)} cells are outdated")
 
 
 def test_a_target_that_no_run_reached_is_said_with_the_best_value():

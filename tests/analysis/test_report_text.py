@@ -54,6 +54,16 @@ def test_a_study_run_from_python_names_no_command_that_would_train_something_els
     assert report_text.commands(tmp_path, named, cells)[0].startswith(words)
 
 
+def test_neither_seconds_nor_versions_of_outdated_cells_are_told_as_those_of_the_study(tmp_path):
+    cells = made_up_cells(made_up_results(seeds=2, max_steps=0))
+    cells.loc[1:, "status"] = "outdated"
+    cells["seconds"] = [2.0, *[1_000.0] * (len(cells) - 1)]
+    for cell, version in zip(cells.itertuples(), ("2", *"1" * (len(cells) - 1)), strict=True):
+        write_json(tmp_path / cell.arm / f"seed_{cell.seed}" / "cell.json", {"versions": {"torch": version}})
+    assert dict(report_text.setting(STUDY, cells))["Runs"] == f"1 of {len(cells)} finished, 2 s of training in all"
+    assert dict(report_text.versions(tmp_path, cells)) == {"torch": "2"}
+
+
 def test_an_unfinished_cell_is_named_with_its_reason(tmp_path):
     cells = made_up_cells(made_up_results(seeds=2, max_steps=0))
     cells.loc[0, "status"] = "running"

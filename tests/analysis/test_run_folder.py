@@ -3,7 +3,7 @@ import json
 import pytest
 from tiny import tiny_problem, tiny_study
 
-from bn_lightning.analysis.results import results_table, write_table
+from bn_lightning.analysis.results import load_results, results_table, write_table
 from bn_lightning.analysis.run_folder import RunFolder
 from bn_lightning.errors import RunFolderError
 
@@ -75,13 +75,26 @@ def test_gathering_takes_results_of_done_cells_and_a_row_of_every_begun_one(tmp_
     done = {"status": "done", "seconds": 2.0, "factors": {"lr": 1.0}, "label": "trained", "configuration_hash": "x"}
     path = folder.begin(KEY, done)
     write_table(path / "results.csv", results_table([("rates", "slow", 0, 5, "", "val_loss", 0.25)]))
-    write_table(folder.begin(("quick", 0), {"status": "failed"}) / "results.csv", results_table([]))
-    results, cells = folder.gather(tiny_study(), [KEY, ("quick", 0), ("quick", 1)])
+    failed = {"status": "failed", "configuration_hash": "y"}
+    write_table(folder.begin(("quick", 0), failed) / "results.csv", results_table([]))
+    results, cells = folder.gather(tiny_study(), {KEY: "x", ("quick", 0): "y", ("quick", 1): "y"})
     assert results["value"].tolist() == [0.25]
     assert cells[["arm", "seed", "status"]].to_numpy().tolist() == [["slow", 0, "done"], ["quick", 0, "failed"]]
     assert cells["factors"].tolist() == ['{"lr": 1.0}', "{}"]
     assert (tmp_path / "results.csv").is_file()
     assert (tmp_path / "cells.csv").is_file()
+
+
+@pytest.mark.parametrize("status", ["done", "failed", "running"])
+def test_cells_of_another_configuration_are_outdated_and_their_results_stay_on_disk_alone(tmp_path, status):
+    folder = RunFolder(tmp_path)
+    rows = [("rates", *KEY, 5, "", "val_loss", 0.25)]
+    path = folder.begin(KEY, {"status": status, "configuration_hash": "old"})
+    write_table(path / "results.csv", results_table(rows))
+    results, cells = folder.gather(tiny_study(), {KEY: "new"})
+    assert len(results) == len(load_results(tmp_path)) == 0
+    assert cells[["status", "configuration_hash"]].to_numpy().tolist() == [["outdated", "old"]]
+    assert len(load_results(path)) == 1
 
 
 def test_results_that_were_cut_off_are_trained_again(tmp_path):
@@ -94,6 +107,6 @@ def test_results_that_were_cut_off_are_trained_again(tmp_path):
     for cut in (whole[:-5], whole.rsplit("\n", 2)[0] + "\n", ""):
         (path / "results.csv").write_text(cut)
         assert not folder.is_finished(KEY, "abc")
-        results, cells = folder.gather(tiny_study(), [KEY])
+        results, cells = folder.gather(tiny_study(), {KEY: "abc"})
         assert len(results) == 0
         assert len(cells) == 1

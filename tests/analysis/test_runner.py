@@ -13,7 +13,7 @@ import pytest
 from tiny import Failing, TinyData, TinyNet, modified, tiny_problem, tiny_study
 
 from bn_lightning.analysis.engine import WorkerError
-from bn_lightning.analysis.results import load_results
+from bn_lightning.analysis.results import load_cells, load_results
 from bn_lightning.analysis.runner import (
     CellsFailedWarning,
     ConfigurationChangedWarning,
@@ -93,6 +93,15 @@ def test_cells_of_another_configuration_are_trained_again_and_it_is_said(tmp_pat
     with pytest.warns(ConfigurationChangedWarning, match=r"2 finished cells .* \(arm_options changed\)"):
         again = run(tmp_path, changed)
     assert (again.trained, again.skipped) == (2, 2)
+
+
+def test_no_cell_of_the_old_configuration_is_left_in_the_tables_when_a_process_dies(tmp_path):
+    run(tmp_path, tiny_study(Arm(name="a")))
+    dying = tiny_study(Arm(name="a", options={"lr": 0.2}, callbacks=lambda: [Dying()]))
+    with pytest.warns(ConfigurationChangedWarning), pytest.raises(WorkerError, match="run the same again"):
+        run(tmp_path, dying, jobs=2)
+    assert load_results(tmp_path / "run").empty
+    assert "done" not in set(load_cells(tmp_path / "run")["status"])
 
 
 def test_a_failed_cell_is_named_the_others_go_on_and_it_is_tried_again(tmp_path):
