@@ -90,6 +90,8 @@ def test_every_arm_gets_a_rate_of_a_grid_chosen_on_held_out_data(tmp_path, capsy
     before = modified(tmp_path / "run"), modified(tried)
     assert compare(tmp_path / "run", *asked) == 0
     assert (modified(tmp_path / "run"), modified(tried)) == before
+    assert compare(tmp_path / "run", *asked, "--redo") == 0
+    assert not modified(tried).items() & before[1].items()
     assert "rate_multiple" in (tmp_path / "run" / "report.html").read_text()
 
 

@@ -43,13 +43,14 @@ def tune_learning_rate(
     engine: str = "loky",
     address: str | None = None,
     out: str | Path,
+    redo: bool = False,
     progress: bool = True,
 ) -> Tuned:
     """Train every arm at every rate of a grid, and keep for each arm the rate with the best final metric.
 
     The metric is `on.monitor` at the last step, averaged over the tuning seeds; a rate at which any seed diverged is
     not chosen. Where rates tie, the smallest is taken. Rates of all optimizers are multiplied before the first step, so
-    any module will do. Finished cells in `out` are not trained again.
+    any module will do. Finished cells in `out` are not trained again unless told to.
 
     Args:
         study: The study.
@@ -62,6 +63,7 @@ def tune_learning_rate(
         engine: "loky", "dask", "sequential", or another joblib backend.
         address: Of the Dask scheduler, for the engine "dask".
         out: Run folder of the grid.
+        redo: Train finished cells again.
         progress: Show a progress bar over cells.
 
     Returns:
@@ -92,7 +94,9 @@ def tune_learning_rate(
         reference=arms[0].name,
         problem=dataclasses.replace(on, budget=budget, target=None),
     )
-    run = execute(grid_study, seeds=seeds, jobs=jobs, engine=engine, address=address, out=out, progress=progress)
+    run = execute(
+        grid_study, seeds=seeds, jobs=jobs, engine=engine, address=address, out=out, redo=redo, progress=progress
+    )
     final = final_metric(run.results, grid_study) if len(run.results) else pd.DataFrame()
     rows = []
     for arm in study.arms:

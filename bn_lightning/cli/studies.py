@@ -120,7 +120,7 @@ def compare(
     if rate_steps is not None and rates is None:
         raise ValueError("--rate-steps is the length of runs that try learning rates. Name those by --rates.")
     if rates is not None:
-        chosen = _tuned(chosen, rates, max_steps=rate_steps, out=out, where=where)
+        chosen = _tuned(chosen, rates, max_steps=rate_steps, out=out, redo=redo, where=where)
     return _run(chosen, seeds=seeds, out=out, redo=redo, typed=typed, where=where)
 
 
@@ -145,7 +145,9 @@ def report(folder: str, *, format: Literal["html", "markdown"] = "html") -> int:
     return DONE
 
 
-def _tuned(study: "Study", rates: list[float], *, max_steps: int | None, out: str, where: dict[str, Any]) -> "Study":
+def _tuned(
+    study: "Study", rates: list[float], *, max_steps: int | None, out: str, redo: bool, where: dict[str, Any]
+) -> "Study":
     from pathlib import Path
 
     from bn_lightning.analysis.console import as_table, show
@@ -154,7 +156,7 @@ def _tuned(study: "Study", rates: list[float], *, max_steps: int | None, out: st
     # Beside the run folder, not in it: TensorBoard shows every log below the folder that it is given.
     folder = Path(out).expanduser().absolute()
     grid_folder = folder.with_name(f"{folder.name}_rates")
-    tuned = tune_learning_rate(study, multiples=rates, max_steps=max_steps, out=grid_folder, **where)
+    tuned = tune_learning_rate(study, multiples=rates, max_steps=max_steps, out=grid_folder, redo=redo, **where)
     show(as_table(tuned.grid, "Learning rates tried on held-out training data, multiples of the model's own"))
     return tuned.study
 

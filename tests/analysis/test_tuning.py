@@ -2,7 +2,7 @@ import json
 
 import pytest
 import pytorch_lightning as pl
-from tiny import Failing, TinyNet, tiny_problem, tiny_study
+from tiny import Failing, TinyNet, modified, tiny_problem, tiny_study
 
 from bn_lightning.analysis.runner import CellsFailedWarning, execute
 from bn_lightning.analysis.study import Arm
@@ -48,6 +48,16 @@ def test_what_the_arms_are_compared_on_is_not_read_where_nothing_else_is_named(t
 
 def read_cell(folder, arm):
     return json.loads((folder / arm / "seed_1000" / "cell.json").read_text())
+
+
+def test_a_grid_that_is_finished_is_trained_again_only_if_told_to(tmp_path):
+    def tuned(**options):
+        tune(tmp_path, tiny_study(Arm(name="a")), multiples=(1.0,), seeds=(1000,), **options)
+        return modified(tmp_path)
+
+    first = tuned()
+    assert tuned() == first
+    assert not tuned(redo=True).items() & first.items()
 
 
 def test_tuning_seeds_are_its_own(tmp_path):
