@@ -99,6 +99,17 @@ def test_many_pairs_are_sampled_close_to_the_exact_p():
     assert smallest == 1 / 100_000
 
 
+def test_a_sampled_p_is_no_smaller_than_the_smallest(monkeypatch):
+    class Unlucky:
+        """Draws neither the observed signs nor their mirror image."""
+
+        def choice(self, signs, size):
+            return np.resize(signs, size)
+
+    monkeypatch.setattr(np.random, "default_rng", lambda seed: Unlucky())
+    assert sign_flip_test([1.0] * 17) == (2.0**-16, 2.0**-16)
+
+
 @pytest.mark.parametrize(
     ("given_p", "expected"),
     [
