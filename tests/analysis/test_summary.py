@@ -106,6 +106,43 @@ def test_a_ratio_with_a_censored_pair_gets_no_verdict():
     assert (summary.loc["none", "censored"], summary.loc["none", "steps_to_target"]) == (1, 800)
 
 
+def test_a_target_reached_before_training_has_no_ratio_and_is_not_called_censored():
+    results = results_table(times("none", [0, None, *[400] * 5]) + times("before", [0, 0, *[50] * 5]))
+    table = compare(results, made_up_cells(results), study()).set_index("quantity")
+    for quantity in ("steps to target", "seconds to target"):
+        row = table.loc[quantity]
+        assert (row["pairs"], row["left_out"]) == (5, 2)
+        assert row["verdict"] == "censored in 1 of 7 pairs; reached before training in 1 of 7 pairs"
+
+
+def test_times_that_were_not_recorded_are_not_called_censored():
+    results = results_table(times("none", [400] * 6) + times("before", [50] * 6))
+    untimed = results[(results["quantity"] != "training_seconds") | (results["seed"] > 0)]
+    table = compare(untimed, made_up_cells(untimed), study()).set_index("quantity")
+    assert table.loc["seconds to target", "verdict"] == "not timed in 1 of 6 pairs"
+
+
+def test_holm_counts_the_comparisons_that_have_a_p():
+    rows = [("s", "none", seed, 9, "", "test_accuracy", 0.0) for seed in range(6)]
+    rows += [("s", "before", seed, 9, "", "test_accuracy", x) for seed, x in enumerate([0.8, 0.8, 0.7, 0.8, 0.8, -0.1])]
+    table = compare(results_table(rows), made_up_cells(results_table(rows)), study())
+    assert table["p"].notna().tolist() == [True, False, False]
+    assert table["verdict"].iloc[0] == "better, but not after Holm"
+
+
+def test_a_metric_that_is_not_finite_is_no_divergence():
+    results = made_up_results(diverged=(("before", 2), ("before", 3)))
+    cells = made_up_cells(results)
+    cells.loc[(cells["arm"] == "before") & (cells["seed"] == 3), "label"] = "trained"
+    table = summarise(results, cells, study()).set_index("arm")
+    assert table.loc[["none", "before"], ["diverged", "not_finite"]].to_numpy().tolist() == [[0, 0], [1, 1]]
+    row = compare(results, cells, study()).iloc[0]
+    assert (row["pairs"], row["left_out"]) == (4, 2)
+    expected = "too few seeds (4); 1 diverged pairs left out; 1 pairs without a finite metric left out"
+    assert row["verdict"] == expected
+    assert "not_finite" not in summarise(made_up_results(), made_up_cells(made_up_results()), study())
+
+
 def test_an_arm_that_mostly_never_arrives_has_no_finite_median():
     results = results_table(times("none", [None, None, 400]))
     row = summarise(results, made_up_cells(results), study()).iloc[0]
