@@ -148,12 +148,15 @@ def _draw(
     for figure in figures:
         try:
             drawn = figure.draw(results, cells, study)
+            # Text is laid out only now, and a label that is no valid formula fails there.
+            png, address = figure_png(drawn), figure_data_uri(drawn)
         except ValueError as reason:
-            failures.append(f"Figure {figure.name} could not be drawn: {reason}")
+            said = " ".join(str(reason).split())  # matplotlib points at the place in a formula over several lines
+            failures.append(f"Figure {figure.name} could not be drawn: {said}")
             warnings.warn(f"The report of {study.name!r} lacks a figure. {failures[-1]}", NoEffectWarning, stacklevel=3)
             continue
         folder.mkdir(exist_ok=True)
-        _replace(folder / f"{figure.name}.png", figure_png(drawn))
+        _replace(folder / f"{figure.name}.png", png)
         width, height = (round(96 * inches) for inches in drawn.get_size_inches())
-        pictures.append(Picture(figure.name, figure.caption, figure_data_uri(drawn), width, height))
+        pictures.append(Picture(figure.name, figure.caption, address, width, height))
     return pictures, failures

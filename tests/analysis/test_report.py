@@ -283,6 +283,17 @@ def test_a_figure_that_cannot_be_drawn_is_named_and_warned_about(tmp_path):
     assert [path.name for path in (tmp_path / "figures").iterdir()] == ["accuracy.png"]
 
 
+def test_words_that_no_picture_can_show_cost_their_figure_and_not_the_report(tmp_path):
+    def draw(results, cells, study):
+        return plot_curves(results, "test_accuracy", ylabel="x$^$").figure
+
+    unreadable = Figure(name="unreadable", caption="Nothing.", draw=draw)
+    with pytest.warns(NoEffectWarning, match="Figure unreadable could not be drawn: .*Exception"):
+        path = write(tmp_path, figures=[unreadable, FIGURES[0]])
+    assert Page(path.read_text(encoding="utf-8")).tags.count("img") == 1
+    assert [path.name for path in (tmp_path / "figures").iterdir()] == ["accuracy.png"]
+
+
 def test_a_study_without_figures_gets_those_that_suit_every_study(tmp_path):
     write(tmp_path, study=made_up_study(figures=()), figures=None)
     names = {path.stem for path in (tmp_path / "figures").iterdir()}

@@ -94,7 +94,8 @@ def _steps_to_target(results: pd.DataFrame, cells: pd.DataFrame, study: Study) -
 
 def _differences(results: pd.DataFrame, cells: pd.DataFrame, study: Study) -> MatplotlibFigure:
     metric = study.problem.monitor
-    words = f"{metric.replace('_', ' ')}: difference to {study.arm(study.reference).label}"
+    reference = study.arm(study.reference).label.replace("$", r"\$")  # a dollar sign would start a formula
+    words = f"{metric.replace('_', ' ')}: difference to {reference}"
     comparisons = compare(results, cells, study)
     return figure_of(plot_differences(comparisons, quantity=metric, arms=labels_of(study), xlabel=words))
 

@@ -3,6 +3,7 @@ import dataclasses
 import numpy as np
 from runs import ARMS, made_up_cells, made_up_results, made_up_times
 
+from bn_lightning.analysis.plots.saving import figure_png
 from bn_lightning.analysis.plots.standard import standard_figures
 from bn_lightning.analysis.study import Arm, Budget, Problem, Study
 
@@ -21,6 +22,12 @@ STUDY = Study(
 
 def drawn(study):
     return {figure.name: figure.draw(RESULTS, made_up_cells(RESULTS), study) for figure in standard_figures(study)}
+
+
+def test_labels_are_shown_as_they_are_written_and_never_as_formulas():
+    arms = tuple(Arm(name=name, label=f"{name} $^$") for name in ARMS)
+    for figure in drawn(dataclasses.replace(STUDY, arms=arms)).values():
+        assert figure_png(figure)
 
 
 def test_each_figure_shows_the_studys_metric_target_and_labels():
