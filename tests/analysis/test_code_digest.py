@@ -1,10 +1,14 @@
 import importlib
+import sys
+import sysconfig
 import textwrap
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 from tiny import TinyNet
 
-from bn_lightning.analysis.code_digest import code_digest, is_library, own_methods, read_elsewhere
+from bn_lightning.analysis.code_digest import code_digest, is_library, own_bases, read_elsewhere
 from bn_lightning.analysis.configuration import describe
 
 BLOCKS = """
@@ -103,10 +107,8 @@ def test_methods_of_bases_count_where_a_user_wrote_them():
         def forward(self, x):
             return 2 * x
 
-    names = [method.__qualname__.rpartition(".")[0] for method in own_methods(Wider)]
-    assert "TinyNet" in names
-    assert names[0].endswith("Wider")
-    assert own_methods(dict) == []
+    assert own_bases(Wider) == [Wider, TinyNet]
+    assert own_bases(dict) == []
 
 
 def test_a_callback_of_the_users_own_is_told_by_what_its_methods_do():
@@ -120,3 +122,64 @@ def test_a_callback_of_the_users_own_is_told_by_what_its_methods_do():
     assert make(lambda self: 1) != make(lambda self: 2)
     assert code_digest((lambda: 1).__code__) == code_digest((lambda: 1).__code__)
     assert read_elsewhere([]) == {}
+
+
+WRAPPED = """
+    import functools
+    def loud(f):
+        @functools.wraps(f)
+        def g(*args):
+            return f(*args)
+        return g
+    class Net:
+        @loud
+        def forward(self): return 0.1
+"""
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        "class Net:\n    lr = 0.1",
+        "class Net:\n    layers = {'widths': [0.1]}",
+        "class Net:\n    @property\n    def lr(self): return 0.1",
+        "import functools\nclass Net:\n    @functools.cached_property\n    def lr(self): return 0.1",
+        "import functools\nclass Net:\n    @functools.lru_cache\n    def lr(self): return 0.1",
+        "import torch\nclass Net:\n    @torch.no_grad()\n    def forward(self): return 0.1",
+        WRAPPED,
+        "class Net:\n    def __init__(self, lr=0.1): pass",
+        "class Base:\n    def __init__(self, *, lr=0.1): pass\nclass Net(Base): pass",
+        "def f(lr=0.1): return lr\nclass Net:\n    def lr(self): return f()",
+        "class Help:\n    lr = 0.1\nclass Net:\n    def lr(self): return Help.lr",
+        "from torch.nn import Dropout as X\nclass Net:\n    def act(self): return X()",
+        "from torch.nn.functional import dropout as X\nclass Net:\n    def act(self): return X()",
+        "from torch import nn\nX = {'a': nn.Dropout}\nclass Net:\n    def act(self): return X['a']()",
+        "from dataclasses import dataclass\n@dataclass\nclass C:\n    lr: float\nX = C(0.1)\n"
+        "class Net:\n    def lr(self): return X.lr",
+        "from dataclasses import dataclass\n@dataclass\nclass C:\n    lr: float = 0.1\n"
+        "class Net:\n    def lr(self): return C().lr",
+        "from enum import Enum\nclass C(Enum):\n    LR = 0.1\nclass Net:\n    def lr(self): return C.LR",
+        "from types import SimpleNamespace\nX = SimpleNamespace(lr=0.1)\nclass Net:\n    def lr(self): return X.lr",
+        "from functools import partial\nX = partial(dict, lr=0.1)\nclass Net:\n    def lr(self): return X()",
+        "import torch\nX = torch.tensor(0.1, dtype=torch.bfloat16)\nclass Net:\n    def lr(self): return X",
+        "X = {0.1, 'a'}\nclass Net:\n    def lr(self): return X",
+    ],
+)
+def test_whatever_a_class_holds_or_names_counts(described, model):
+    first, other = described(model=model), described(model=model.replace("0.1", "0.2").replace("ropout", "ropout1d"))
+    assert first != other
+    assert described(model=model) == first
+
+
+def test_code_beside_the_interpreter_is_the_users_own(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "base_prefix", str(tmp_path))
+    beside = {
+        "app_of_mine": tmp_path / "src" / "app.py",
+        "more_of_mine": Path(sysconfig.get_paths()["stdlib"] + "2", "a.py"),
+    }
+    for name, path in beside.items():
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+        sys.modules[name].__file__ = str(path)
+        assert not is_library(name)
+    assert is_library("json")
+    assert is_library("numpy")

@@ -1,16 +1,20 @@
 import functools
 import json
+import logging
 import os
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 from tiny import TinyNet, WeightsSeen, tiny_problem
 from torch import nn
+from torch.utils.data import Subset, TensorDataset
 
 from bn_lightning.analysis.configuration import cell_configuration, configuration_hash, describe, versions
 from bn_lightning.analysis.study import Arm, Budget
@@ -161,3 +165,97 @@ def test_a_bound_method_is_told_by_its_object():
             return self.lr
 
     assert describe(Maker(0.1).make) != describe(Maker(0.2).make)
+
+
+class Noise:
+    def __init__(self, strength: Any) -> None:
+        self.strength = strength
+
+
+class Slotted:
+    __slots__ = ("strength",)
+
+    def __init__(self, strength: Any) -> None:
+        self.strength = strength
+
+
+class Act(nn.Module):
+    def __init__(self, strength: Any) -> None:
+        super().__init__()
+        self.strength = strength
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        Noise,
+        Slotted,
+        Act,
+        lambda value: Noise([Noise(value)]),
+        lambda value: nn.Sequential(Act(value)),
+        lambda value: TensorDataset(torch.tensor([value])),
+        lambda value: Subset([Noise(value)], [0]),
+        lambda value: nn.CrossEntropyLoss(weight=torch.tensor([value, 1.0])),
+        lambda value: {"a": {"b": {"c": {"d": {"e": {"f": {"g": value}}}}}}},
+        lambda value: lambda: Noise([value]),
+        lambda value: functools.lru_cache(lambda: value),
+        lambda value: np.array([value, None], dtype=object),
+        lambda value: torch.tensor(value, dtype=torch.bfloat16),
+    ],
+)
+def test_what_objects_in_arguments_hold_counts(make):
+    first, other = (json.dumps(describe(functools.partial(TinyNet, part=make(value)))) for value in (0.1, 0.2))
+    assert first != other
+    assert json.dumps(describe(functools.partial(TinyNet, part=make(0.1)))) == first
+    assert " at 0x" not in first
+
+
+def test_weights_that_are_drawn_and_where_folders_lie_do_not_count():
+    assert describe(nn.Linear(3, 2)) == describe(nn.Linear(3, 2))
+    assert describe(nn.Linear(3, 2)) != describe(nn.Linear(3, 2).requires_grad_(False))
+    assert describe(Noise([Noise(Path("/a/data"))])) == describe(Noise([Noise(Path("/b/data"))]))
+
+
+def test_odd_objects_are_told_and_never_raise():
+    class Odd:
+        def __getattr__(self, name: str) -> Any:
+            raise RuntimeError(name)
+
+        def __eq__(self, other: object) -> bool:
+            raise RuntimeError
+
+        def __repr__(self) -> str:
+            raise RuntimeError
+
+    class Unready(nn.Module):
+        def extra_repr(self) -> str:
+            raise RuntimeError
+
+    loop: list[Any] = []
+    loop.append(Noise(loop))
+    loop[0].other = [loop, loop[0]]
+    odd = [Odd(), Unready(), loop, Noise(Odd()), iter([]), weakref.proxy(Noise(1)), nn.LazyLinear(2), Mock(), TinyNet()]
+    for value in [*odd, torch.empty(2, device="meta"), open, torch.Generator(), logging.getLogger(), os.environ.copy]:
+        assert " at 0x" not in json.dumps(describe({"part": value, "deep": Noise([value])}))
+
+
+def test_the_digest_of_what_objects_hold_is_the_same_in_another_process(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import enum, functools, logging, torch\nfrom torch import nn\nfrom types import SimpleNamespace\n"
+        "LOG = logging.getLogger()\nSTATE = SimpleNamespace(words={'p', 'q', 'r'}, kinds={nn.ReLU, nn.Tanh, int})\n"
+        "class Kind(enum.Flag):\n    A = 1\n    B = 2\n"
+        "class Act(nn.Module):\n"
+        "    def __init__(self):\n        super().__init__()\n        self.inner = nn.Linear(2, 2)\n"
+        "    @torch.no_grad()\n    def forward(self, x): return STATE, LOG, Kind.A, x in {'a', 'b'}\n"
+    )
+    code = (
+        "from bn_lightning.analysis.configuration import *; import functools, mine\n"
+        "print(configuration_hash(describe(functools.partial(dict, act=mine.Act(), other=[mine.Act, {mine.Kind.B}]))))"
+    )
+    printed = set()
+    for seed in ("1", "2"):
+        paths = os.pathsep.join([str(tmp_path), *sys.path])
+        environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": paths}
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+        printed.add(done.stdout)
+    assert len(printed) == 1
