@@ -8,14 +8,12 @@ import hashlib
 import inspect
 import json
 import re
-import sys
-import sysconfig
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import date, time, timedelta
 from decimal import Decimal
 from fractions import Fraction
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from types import (
     BuiltinFunctionType,
     CodeType,
@@ -33,6 +31,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from bn_lightning.analysis.library_modules import is_installed, is_library, is_standard
+from bn_lightning.analysis.object_parts import attributes_of, contents, qualified_name
 
 CONSTANTS = (str, bytes, int, float, complex, bool, type(None), type(...))
 BY_REPR = (
@@ -80,44 +81,6 @@ def code_digest(code: CodeType) -> str:
     return _short("\n".join(parts))
 
 
-def is_library(module: str) -> bool:
-    """Whether a module belongs to a library, or to this package, whose version tells what it does.
-
-    Args:
-        module: Its name.
-
-    Returns:
-        False for what users wrote: scripts, notebooks and modules of their own.
-    """
-    return module.partition(".")[0] == "bn_lightning" or _is_installed(module)
-
-
-def _is_installed(module: str) -> bool:
-    if module == "__main__":  # in a notebook it has no file
-        return False
-    source = _source(module)
-    return source is None or _is_under(source, ("stdlib", "platstdlib", "purelib", "platlib"))
-
-
-@functools.cache
-def _is_under(source: str, kinds: tuple[str, ...]) -> bool:
-    path = Path(source)
-    if {"site-packages", "dist-packages"} & set(path.parts):
-        return "purelib" in kinds
-    roots = [Path(sysconfig.get_paths()[kind]) for kind in kinds]
-    return any(path.is_relative_to(root) or path.resolve().is_relative_to(root.resolve()) for root in roots)
-
-
-def _source(module: str) -> str | None:
-    found = getattr(sys.modules.get(module), "__dict__", {}).get("__file__")  # a lazy module's getattr would load it
-    return None if found is None else str(found)
-
-
-def _is_standard(module: str) -> bool:
-    source = _source(module)
-    return module != "__main__" and (source is None or _is_under(source, ("stdlib", "platstdlib")))
-
-
 def own_bases(kind: type) -> list[type]:
     """Classes that users wrote among those a class inherits from, itself included.
 
@@ -128,7 +91,7 @@ def own_bases(kind: type) -> list[type]:
         The classes, nearest first; none for a library's class. This package counts as one where it is installed, and
         not where it is worked on.
     """
-    return [base for base in kind.__mro__ if not _is_installed(base.__module__)]
+    return [base for base in kind.__mro__ if not is_installed(base.__module__)]
 
 
 def class_digest(kind: type) -> tuple[str, dict[str, str]]:
@@ -140,7 +103,7 @@ def class_digest(kind: type) -> tuple[str, dict[str, str]]:
     Returns:
         Twelve hexadecimal digits of its methods, properties and attributes; and what `read_elsewhere` says of them.
     """
-    teller = _Teller(_is_installed)
+    teller = _Teller(is_installed)
     return teller.tell(kind), read_elsewhere(teller.met)
 
 
@@ -153,7 +116,7 @@ def value_digest(value: Any) -> str:
     Returns:
         Twelve hexadecimal digits, the same in every process. An object that gives no insight is told by its class.
     """
-    teller = _Teller(_is_installed)
+    teller = _Teller(is_installed)
     told = teller.tell(value)
     return _short(json.dumps([told, read_elsewhere(teller.met)]))
 
@@ -180,38 +143,6 @@ def array_digest(value: Any) -> dict[str, Any]:
     return {**said, "array": hashlib.sha256(array.reshape(-1).view(np.uint8).data).hexdigest()[:12]}
 
 
-def attributes_of(value: Any) -> dict[str, Any]:
-    """Attributes that an object holds itself, whether in a dict or in slots; no property is run.
-
-    Args:
-        value: Any object.
-
-    Returns:
-        Value by name, in alphabetical order.
-    """
-    found = dict(getattr(value, "__dict__", {}))
-    for base in type(value).__mro__:
-        slots = vars(base).get("__slots__", ())
-        for name in [slots] if isinstance(slots, str) else list(slots):
-            if isinstance(name, str) and name not in ("__dict__", "__weakref__") and hasattr(value, name):
-                found[name] = getattr(value, name)
-    return dict(sorted((str(name), entry) for name, entry in found.items()))
-
-
-def qualified_name(value: Any) -> str:
-    """Name of a class or function with its module; an object without a name is told by its class.
-
-    Args:
-        value: Any object.
-
-    Returns:
-        `module.name`.
-    """
-    module, name = getattr(value, "__module__", None), getattr(value, "__qualname__", getattr(value, "__name__", None))
-    kind = type(value)
-    return f"{module if isinstance(module, str) else '?'}.{name if isinstance(name, str) else kind.__qualname__}"
-
-
 def read_elsewhere(functions: Iterable[Any]) -> dict[str, str]:
     """Digest the globals that users' functions name, and those that these name in turn.
 
@@ -227,7 +158,7 @@ def read_elsewhere(functions: Iterable[Any]) -> dict[str, str]:
         Digest by qualified name, in alphabetical order.
 
     Example:
-        >>> read_elsewhere([len, lambda: sys.path])
+        >>> read_elsewhere([len, lambda: json.dumps])
         {}
     """
     found: dict[str, str] = {}
@@ -319,7 +250,7 @@ class _Teller:
 
     def _entries(self, value: Any, inner: Telling) -> Any:
         if isinstance(value, dict | MappingProxyType) or (
-            isinstance(value, Mapping) and not _is_standard(type(value).__module__)
+            isinstance(value, Mapping) and not is_standard(type(value).__module__)
         ):
             return sorted([inner(name), inner(entry)] for name, entry in value.items())
         if isinstance(value, set | frozenset):
@@ -341,7 +272,7 @@ class _Teller:
         if not self.is_foreign(kind.__module__) or isinstance(value, RECORDS) or dataclasses.is_dataclass(value):
             return {name: inner(entry) for name, entry in found.items() if not name.startswith("__")}
         # A Trainer's state is not what it was made with.
-        if not found or _is_standard(kind.__module__) or ".trainer." in kind.__module__:
+        if not found or is_standard(kind.__module__) or ".trainer." in kind.__module__:
             return {}
         given = inspect.signature(kind).parameters
         return {name: inner(entry) for name, entry in found.items() if name.removeprefix("_") in given}
@@ -393,21 +324,6 @@ def _is_told(name: str, entry: Any) -> bool:
 def _place(entry: Any) -> tuple[str, str]:
     """Where a set's entry comes in line; the order of a set depends on the process."""
     return qualified_name(type(entry)), repr(entry) if type(entry) in CONSTANTS else qualified_name(entry)
-
-
-def contents(cell: Any) -> Any:
-    """What a function captured.
-
-    Args:
-        cell: A cell of its closure.
-
-    Returns:
-        What the cell holds; None where its name was never bound.
-    """
-    try:
-        return cell.cell_contents
-    except ValueError:
-        return None
 
 
 def _short(text: str) -> str:

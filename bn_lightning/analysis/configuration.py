@@ -18,16 +18,14 @@ from torch import Tensor, nn
 
 from bn_lightning.analysis.code_digest import (
     array_digest,
-    attributes_of,
     class_digest,
     code_digest,
-    contents,
-    is_library,
     own_bases,
-    qualified_name,
     read_elsewhere,
     value_digest,
 )
+from bn_lightning.analysis.library_modules import is_library
+from bn_lightning.analysis.object_parts import attributes_of, contents, qualified_name
 from bn_lightning.analysis.study import Arm, Problem
 
 PLAIN = (str, int, float, bool, type(None))

@@ -55,6 +55,7 @@ def train(problem: Problem, arm: Arm, *, seed: int, folder: Path) -> Training:
 
     Raises:
         RuntimeError: If the run ended without an evaluation at the last step of its budget, and did not diverge.
+        ValueError: If a scheduler waits for a metric that is not evaluated as often as an epoch ends.
         KeyboardInterrupt: On Ctrl-C, which Lightning would turn into an exit of the process.
     """
     with recorded_warnings() as caught, quiet_lightning(), preserve_random_state(), _one_thread():
@@ -134,6 +135,16 @@ def _fit(trainer: Any, module: Any, data: Any) -> None:
         # Lightning ignores further Ctrl-C and exits the whole process; a study has finished cells to report first.
         signal.signal(signal.SIGINT, handler)
         raise KeyboardInterrupt from error
+    except Exception as error:
+        # Evaluations of a study are spaced by steps, where a module of its own is evaluated at the end of each epoch.
+        if "ReduceLROnPlateau conditioned on metric" not in str(error):
+            raise
+        raise ValueError(
+            f"The scheduler ReduceLROnPlateau of {type(module).__name__} takes a metric at the end of every epoch, and "
+            f"an epoch of {trainer.num_training_batches} batches ends before the first evaluation. Evaluate as often "
+            f"as an epoch ends: eval_every={trainer.num_training_batches} (--eval-every), or fewer steps where "
+            f"gradients accumulate. Lightning says: {error}"
+        ) from error
 
 
 @contextmanager

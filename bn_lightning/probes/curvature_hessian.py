@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from bn_lightning.probes.objective import Objective, dense_gradient
+from bn_lightning.probes.objective_loss import outside_autocast
 
 NormMode = Literal["train", "eval"]
 
@@ -49,7 +50,8 @@ class Hessian:
     def _gradients(self) -> Iterator[tuple[float, list[Tensor], list[Tensor]]]:
         for share, loss, leaves in self._objective.losses(None, self._names, keep_graphs=self._keep_graphs):
             inputs = list(leaves.values())
-            gradient = torch.autograd.grad(loss, inputs, create_graph=True, allow_unused=True)
+            with outside_autocast(loss):
+                gradient = torch.autograd.grad(loss, inputs, create_graph=True, allow_unused=True)
             yield share, inputs, list(map(dense_gradient, gradient, inputs))
 
     def __call__(self, vector: np.ndarray) -> np.ndarray:
@@ -80,13 +82,14 @@ class Hessian:
         if not curved:
             return np.zeros(sum(value.numel() for value in inputs))
         try:
-            products = torch.autograd.grad(
-                [part for part, _ in curved],
-                inputs,
-                grad_outputs=[other for _, other in curved],
-                retain_graph=self._keep_graphs,
-                allow_unused=True,
-            )
+            with outside_autocast(curved[0][0]):
+                products = torch.autograd.grad(
+                    [part for part, _ in curved],
+                    inputs,
+                    grad_outputs=[other for _, other in curved],
+                    retain_graph=self._keep_graphs,
+                    allow_unused=True,
+                )
         except RuntimeError as error:
             error.add_note(
                 "This came up in a second derivative of the loss. Choose an implementation that has one, for example "

@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 from bn_lightning.probes.layer_order import choose_layers, layers_in_order, noted_calls, owner_of
 from bn_lightning.probes.objective import LossFn, Objective, dense_gradient
+from bn_lightning.probes.objective_loss import outside_autocast
 from bn_lightning.surgery.sandbox import preserve_random_state
 
 
@@ -147,7 +148,8 @@ def gradient_norms(
         for share, loss, leaves in objective.losses(None, names):
             # Each sample's own gradient is N ∂L/∂a; its mean square over N samples takes one N away again.
             weigh(share**2 * objective.samples)
-            parts = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+            with outside_autocast(loss):
+                parts = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
             total += share * float(loss.detach())
             for name, part in zip(names, map(dense_gradient, parts, leaves.values()), strict=True):
                 weighted = share * part.detach().double()

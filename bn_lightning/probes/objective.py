@@ -14,6 +14,7 @@ from bn_lightning.probes.objective_loss import (
     LossFn,
     batch_samples,
     independent_loss,
+    outside_autocast,
     refuse_reentrant,
     scalar_loss,
     training_step_of,
@@ -137,7 +138,8 @@ class Objective:
                 # What a layer that is not reached depends on is found out by a gradient that needs all layers.
                 parts: Sequence[Tensor | None] = (None,) * len(leaves)
                 if loss.requires_grad:
-                    parts = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+                    with outside_autocast(loss):
+                        parts = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
                 if any(part is None for part in parts):
                     refuse_reentrant(loss, self.model)
                     if wrt is None and all(part is None for part in parts):

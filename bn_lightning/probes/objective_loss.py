@@ -2,8 +2,10 @@
 
 import inspect
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
@@ -29,6 +31,27 @@ def batch_samples(batch: Any) -> int:
     """
     leaves = [leaf for leaf in tree_leaves(batch) if isinstance(leaf, Tensor) and leaf.dim()]
     return max((len(leaf) for leaf in leaves), default=1)
+
+
+def outside_autocast(loss: Tensor) -> AbstractContextManager[object]:
+    """Where gradients are taken as training takes them: ``loss.backward()`` stands behind autocast, not in it.
+
+    Within, float32 parts of a forward would be differentiated in low precision.
+
+    Args:
+        loss: What is differentiated.
+
+    Returns:
+        A context.
+
+    Example:
+        >>> x = torch.ones(1, requires_grad=True)
+        >>> with torch.autocast("cpu"), outside_autocast(x.sum()):
+        ...     torch.is_autocast_enabled("cpu")
+        False
+    """
+    device = loss.device.type
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 
 def training_step_of(model: nn.Module) -> LossFn:

@@ -383,3 +383,20 @@ def test_an_exit_of_the_users_own_stays_one(tmp_path):
 
     with pytest.raises(SystemExit, match="3"):
         train(tiny_problem(), Arm(name="a", callbacks=lambda: [Exiting()]), seed=0, folder=tmp_path / "a" / "seed_0")
+
+
+class OnPlateau(TinyNet):
+    def configure_optimizers(self):
+        optimizer = super().configure_optimizers()
+        scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": "val_loss"}}
+
+
+def test_a_scheduler_that_waits_for_a_metric_needs_an_evaluation_an_epoch(tmp_path):
+    batches = len(TinyData().train_dataloader())
+    problem = tiny_problem(module=OnPlateau, budget=Budget(max_steps=3 * batches, eval_every=batches))
+    training = train(problem, Arm(name="plain"), seed=0, folder=tmp_path / "plain" / "seed_0")
+    assert steps(training, "val_loss") == [0, batches, 2 * batches, 3 * batches]
+    rare = dataclasses.replace(problem, budget=Budget(max_steps=3 * batches, eval_every=3 * batches))
+    with pytest.raises(ValueError, match=rf"of OnPlateau takes a metric .* eval_every={batches} \(--eval-every\)"):
+        train(rare, Arm(name="plain"), seed=0, folder=tmp_path / "rare" / "seed_0")

@@ -272,3 +272,27 @@ def test_a_batch_that_is_written_to_now_and_then_is_met_whole_by_each_evaluation
     first = objective.loss()
     assert objective.loss() == first
     assert torch.equal(batches[1][0], batch(seed=5)[0])
+
+
+class FloatIsland(nn.Module):
+    """Computes in float32 under autocast, as norms and losses of the user's often do."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 6), nn.Linear(6, 3)
+
+    def forward(self, x):
+        with torch.autocast("cpu", enabled=False):
+            return self.second(self.first(x).tanh())
+
+
+def test_gradients_under_autocast_are_those_that_training_takes_behind_it():
+    torch.manual_seed(0)
+    model = FloatIsland()
+    x, y = (part.float() if part.is_floating_point() else part for part in batch())
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = loss_fn(model, (x, y))
+        _, gradient = Objective(model, [(x, y)], loss_fn=loss_fn)()
+    loss.backward()
+    for name, part in model.named_parameters():
+        assert torch.equal(part.grad, gradient[name]), name

@@ -1,0 +1,60 @@
+"""Which modules libraries wrote, whose version tells what they do, and which users did."""
+
+import functools
+import sys
+import sysconfig
+from pathlib import Path
+
+
+def is_library(module: str) -> bool:
+    """Whether a module belongs to a library, or to this package, whose version tells what it does.
+
+    Args:
+        module: Its name.
+
+    Returns:
+        False for what users wrote: scripts, notebooks and modules of their own.
+    """
+    return module.partition(".")[0] == "bn_lightning" or is_installed(module)
+
+
+def is_installed(module: str) -> bool:
+    """Whether a module was installed, so that a version tells what it does.
+
+    Args:
+        module: Its name.
+
+    Returns:
+        True for the standard library, what lies in a folder of installed packages, and what has no file.
+    """
+    if module == "__main__":  # in a notebook it has no file
+        return False
+    source = _source(module)
+    return source is None or _is_under(source, ("stdlib", "platstdlib", "purelib", "platlib"))
+
+
+@functools.cache
+def _is_under(source: str, kinds: tuple[str, ...]) -> bool:
+    path = Path(source)
+    if {"site-packages", "dist-packages"} & set(path.parts):
+        return "purelib" in kinds
+    roots = [Path(sysconfig.get_paths()[kind]) for kind in kinds]
+    return any(path.is_relative_to(root) or path.resolve().is_relative_to(root.resolve()) for root in roots)
+
+
+def _source(module: str) -> str | None:
+    found = getattr(sys.modules.get(module), "__dict__", {}).get("__file__")  # a lazy module's getattr would load it
+    return None if found is None else str(found)
+
+
+def is_standard(module: str) -> bool:
+    """Whether a module is Python's own.
+
+    Args:
+        module: Its name.
+
+    Returns:
+        True for the standard library and what has no file.
+    """
+    source = _source(module)
+    return module != "__main__" and (source is None or _is_under(source, ("stdlib", "platstdlib")))

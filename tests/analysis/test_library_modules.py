@@ -1,0 +1,28 @@
+import sys
+import sysconfig
+from pathlib import Path
+from types import ModuleType
+
+from bn_lightning.analysis.library_modules import is_library
+
+
+def test_libraries_and_this_package_are_told_by_their_version():
+    assert is_library("torch.nn.modules.activation")
+    assert is_library("json")
+    assert is_library("bn_lightning.analysis.study")
+    assert not is_library("tiny")
+    assert not is_library("__main__")
+
+
+def test_code_beside_the_interpreter_is_the_users_own(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "base_prefix", str(tmp_path))
+    beside = {
+        "app_of_mine": tmp_path / "src" / "app.py",
+        "more_of_mine": Path(sysconfig.get_paths()["stdlib"] + "2", "a.py"),
+    }
+    for name, path in beside.items():
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+        sys.modules[name].__file__ = str(path)
+        assert not is_library(name)
+    assert is_library("json")
+    assert is_library("numpy")
