@@ -7,8 +7,6 @@ import sys
 import traceback
 from typing import Any
 
-from bn_lightning.analysis.names import unknown_name
-
 IMPORTED = ("--model", "--data", "--own-views", "--forward", "--loss-fn")  # options that take import paths
 
 
@@ -46,6 +44,9 @@ def _check(flag: str, path: str) -> None:
         if not hasattr(here, part) and hasattr(here, "__path__") and _exists(f"{name}.{part}"):
             _imported(f"{name}.{part}", flag, path)
         if not hasattr(here, part):
+            # Imported late: `--help` must not take the seconds that loading the analysis does.
+            from bn_lightning.analysis.names import unknown_name
+
             raise unknown_name(f"name in {name} (from {flag} {path})", part, _public(here))
         here, name = getattr(here, part), f"{name}.{part}"
 
