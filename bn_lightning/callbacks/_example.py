@@ -15,7 +15,7 @@ from bn_lightning.callbacks._no_trace import no_trace
 from bn_lightning.probes.copied_batch import copied_batch
 from bn_lightning.probes.objective_loss import step_arguments, training_step_of
 from bn_lightning.surgery.forward import Forward, call_model, device_of
-from bn_lightning.surgery.sandbox import preserve_random_state, sandbox
+from bn_lightning.surgery.sandbox import sandbox
 
 _REMEDY = "Set example_input_array on the LightningModule to a batch of inputs."
 
@@ -152,7 +152,7 @@ def first_training_batches(trainer: "Trainer", module: "LightningModule", count:
     if source.instance is None or not source.is_defined():
         raise misconfiguration(trainer, f"There is no training data to take an example batch from. {_REMEDY}")
     # The user's hooks that make and move batches draw random numbers, and may count or keep statistics.
-    with no_trace(module), sandbox(module), preserve_random_state():
+    with no_trace(module), sandbox(module):
         loaders = source.dataloader()
         mode = "max_size_cycle"
         if isinstance(loaders, namespace_of(trainer).utilities.combined_loader.CombinedLoader):

@@ -15,7 +15,7 @@ from bn_lightning.functional.quantiles import percentiles
 from bn_lightning.probes.sites import matching_layers
 from bn_lightning.surgery.forward import call_model, move_to
 from bn_lightning.surgery.plan import Site
-from bn_lightning.surgery.sandbox import preserve_random_state, sandbox
+from bn_lightning.surgery.sandbox import sandbox
 
 if TYPE_CHECKING:
     from bn_lightning.callbacks._compat import LightningModule, Trainer
@@ -177,7 +177,7 @@ def probe_batches(trainer: "Trainer", module: "LightningModule", probe: Any, num
     batches: list[Any] = []
     samples = 0
     # The user's hooks that make and move batches may count or keep statistics.
-    with no_trace(module), sandbox(module), preserve_random_state():
+    with no_trace(module), sandbox(module):
         # Every batch holds a sample, so this many are enough whatever their size.
         for batch in training_batches(trainer, num_batches=num_samples):
             batches.append(to_training_device(trainer, module, batch))

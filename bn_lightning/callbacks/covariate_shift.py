@@ -234,14 +234,16 @@ class CovariateShiftMonitor(ProbeMonitor):
             if self._due:
                 self._parameters = {name: part.detach().clone() for name, part in pl_module.named_parameters()}
                 self._before = self._activate(trainer, pl_module)
-        self._batches.keep(batch)
+        if self.gradients:
+            self._batches.keep(batch)
 
     def on_train_batch_end(
         self, trainer: "Trainer", pl_module: "LightningModule", outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Measure a due step once it is taken."""
         # Lightning passes a batch over for which training_step returned None.
-        self._batches.trained_on(passed_over=self.gradients and self.loss_fn is None and not outputs)
+        if self.gradients:
+            self._batches.trained_on(passed_over=self.loss_fn is None and not outputs)
         if not self._due or self._seen is None or trainer.global_step == self._seen:
             return
         self._due = False

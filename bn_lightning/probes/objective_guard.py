@@ -38,10 +38,9 @@ class Guard:
         self._parameters = parameters
         self._home = {name: part.data for name, part in parameters.items()}
         self._slots = slots
-        self._originals = {id(buffer): buffer.detach() for _, _, buffer in slots}
         # Of the values too: a step may reach a buffer past the module, by a list that holds it.
-        self._buffers = {key: buffer.clone() for key, buffer in self._originals.items()}
-        self._versions = {key: _version(buffer) for key, buffer in self._originals.items()}
+        self._buffers = {id(buffer): buffer.detach().clone() for _, _, buffer in slots}
+        self._versions = {id(buffer): _version(buffer) for _, _, buffer in slots}
         self._scratch: dict[int, Tensor] = {}
         self.closed = False
         self._random = RandomStates()
@@ -115,9 +114,9 @@ class Guard:
     def refill(self) -> None:
         """Give those of the model's own buffers that were written to their values back."""
         with torch.no_grad():
-            for key, version in self._versions.items():
-                if _version(self._originals[key]) != version:
-                    self._originals[key].copy_(self._buffers[key])
+            for _, _, buffer in self._slots:
+                if _version(buffer) != self._versions[id(buffer)]:
+                    buffer.copy_(self._buffers[id(buffer)])
 
 
 class RandomStates:

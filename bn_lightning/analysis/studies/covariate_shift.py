@@ -12,7 +12,7 @@ from bn_lightning.analysis.plots.layers import ACTIVATION_SHIFT, MAX_LAYERS, plo
 from bn_lightning.analysis.plots.note import note_figure
 from bn_lightning.analysis.plots.standard import figure_of, labels_of, metric_figure
 from bn_lightning.analysis.plots.style import REFERENCE_COLOR
-from bn_lightning.analysis.studies._placements import placement_arms
+from bn_lightning.analysis.studies._one_factor import PLACEMENTS, one_factor_arms
 from bn_lightning.analysis.study import Figure, Problem, Study
 
 MEASUREMENTS = 40  # of a run
@@ -53,7 +53,7 @@ def study(problem: Problem) -> Study:
         source="Santurkar et al. 2018, Definition 2.1 and figures 2, 8; Ioffe & Szegedy 2015, section 2",
         problem=problem,
         reference="none",
-        arms=placement_arms(_callbacks, problem),
+        arms=one_factor_arms("placement", PLACEMENTS, _callbacks, problem),
         figures=_figures(problem),
     )
 

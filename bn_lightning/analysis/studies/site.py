@@ -1,7 +1,6 @@
 """In a residual network, does batch norm belong on the sum or on each branch?"""
 
 import dataclasses
-import functools
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,8 @@ from matplotlib.figure import Figure as MatplotlibFigure
 from bn_lightning.analysis.plots.layers import plot_over_depth
 from bn_lightning.analysis.plots.standard import figure_of, labels_of, standard_figures
 from bn_lightning.analysis.problems.residual import residual_problem
-from bn_lightning.analysis.study import Arm, Figure, Problem, Study
+from bn_lightning.analysis.studies._one_factor import one_factor_arms
+from bn_lightning.analysis.study import Figure, Problem, Study
 
 SITES = {
     "none": "without BN",
@@ -61,15 +61,7 @@ def study(problem: Problem) -> Study:
         source="Ioffe & Szegedy 2015, section 3.2; He et al. 2016, section 3.4",
         problem=problem,
         reference="none",
-        arms=tuple(
-            Arm(
-                name=name,
-                label=label,
-                factors={"site": name},
-                callbacks=functools.partial(_callbacks, name, problem.budget.max_steps),
-            )
-            for name, label in SITES.items()
-        ),
+        arms=one_factor_arms("site", SITES, _callbacks, problem),
     )
     depth = Figure(
         name="variance_over_depth",

@@ -10,7 +10,7 @@ from bn_lightning.analysis.plots.note import note_figure
 from bn_lightning.analysis.plots.smoothness import plot_smoothness
 from bn_lightning.analysis.plots.standard import figure_of, labels_of, metric_figure
 from bn_lightning.analysis.plots.style import house_style
-from bn_lightning.analysis.studies._placements import placement_arms
+from bn_lightning.analysis.studies._one_factor import PLACEMENTS, one_factor_arms
 from bn_lightning.analysis.study import Figure, Problem, Study
 
 MEASUREMENTS = 40  # of a run
@@ -44,7 +44,7 @@ def study(problem: Problem) -> Study:
         source="Santurkar et al. 2018, section 3.1 and figure 4",
         problem=problem,
         reference="none",
-        arms=placement_arms(_callbacks, problem),
+        arms=one_factor_arms("placement", PLACEMENTS, _callbacks, problem),
         figures=_figures(problem),
     )
 

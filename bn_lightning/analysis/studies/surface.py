@@ -11,7 +11,7 @@ from bn_lightning.analysis.plots.by_arm import plot_by_arm
 from bn_lightning.analysis.plots.landscapes import plot_landscape_lines, plot_landscape_planes
 from bn_lightning.analysis.plots.note import note_figure
 from bn_lightning.analysis.plots.standard import labels_of, metric_figure
-from bn_lightning.analysis.studies._placements import placement_arms
+from bn_lightning.analysis.studies._one_factor import PLACEMENTS, one_factor_arms
 from bn_lightning.analysis.study import Figure, Problem, Study
 
 # Points along each side of a plane; the fewer in runs so short that measuring would outlast them.
@@ -54,7 +54,7 @@ def study(problem: Problem) -> Study:
         source="Im et al. 2016, section 4; Li et al. 2018, section 4",
         problem=problem,
         reference="none",
-        arms=placement_arms(_callbacks, problem),
+        arms=one_factor_arms("placement", PLACEMENTS, _callbacks, problem),
         figures=_figures(problem),
     )
 

@@ -6,7 +6,7 @@ import pytest
 
 from bn_lightning.analysis.catalog import default_problem
 from bn_lightning.analysis.runner import execute
-from bn_lightning.analysis.studies._placements import PLACEMENTS
+from bn_lightning.analysis.studies._one_factor import PLACEMENTS
 from bn_lightning.analysis.studies.covariate_shift import GRADIENTS, NOISE, shift_by_run, study
 from bn_lightning.analysis.study import Budget
 

@@ -4,7 +4,7 @@ import pytest
 
 from bn_lightning.analysis.catalog import default_problem
 from bn_lightning.analysis.runner import execute
-from bn_lightning.analysis.studies._placements import PLACEMENTS
+from bn_lightning.analysis.studies._one_factor import PLACEMENTS
 from bn_lightning.analysis.studies.smoothness import BETAS, study
 from bn_lightning.analysis.study import Budget
 

@@ -7,7 +7,7 @@ import pytest
 from bn_lightning.analysis.catalog import default_problem
 from bn_lightning.analysis.landscape_points import landscape_points
 from bn_lightning.analysis.runner import execute
-from bn_lightning.analysis.studies._placements import PLACEMENTS
+from bn_lightning.analysis.studies._one_factor import PLACEMENTS
 from bn_lightning.analysis.studies.surface import SHORT_SIDE, SIDE, by_kind, study
 from bn_lightning.analysis.study import Budget
 
