@@ -30,7 +30,7 @@ def prepare_study(
     """The study with the problem and budget that were asked for.
 
     Args:
-        study: A study, or the name of one.
+        study: A study, or the name or file of one.
         arms: The arms to run, see `Study.only`; by default all.
         model: Makes a LightningModule, in place of the study's; needs `data` and `monitor` too.
         data: Makes a LightningDataModule.

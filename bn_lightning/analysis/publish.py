@@ -40,6 +40,7 @@ def publish(
     results: pd.DataFrame,
     cells: pd.DataFrame,
     form: Literal["html", "markdown"] = "html",
+    remarks: tuple[str, ...] = (),
 ) -> Published:
     """Summarise, compare, and write the report and `figures/` into a run folder.
 
@@ -49,6 +50,7 @@ def publish(
         results: The long table.
         cells: One row per cell.
         form: "html" for `report.html`, "markdown" for `report.md`.
+        remarks: What else a reader must know, beside what the tables themselves show.
 
     Returns:
         Path and tables.
@@ -56,17 +58,24 @@ def publish(
     summary = summarise(results, cells, study)
     comparisons = compare(results, cells, study)
     path = write_report(
-        out, study=study, results=results, cells=cells, summary=summary, comparisons=comparisons, form=form
+        out,
+        study=study,
+        results=results,
+        cells=cells,
+        summary=summary,
+        comparisons=comparisons,
+        form=form,
+        remarks=remarks,
     )
-    remarks = (*outdated_cells(cells), *unreached_target(results, study))
+    remarks = (*outdated_cells(cells), *unreached_target(results, study), *remarks)
     return Published(path, summary, comparisons, remarks)
 
 
 def publish_folder(out: str | Path, *, form: Literal["html", "markdown"] = "html") -> Published:
     """Write the report of a run folder again, from its files alone.
 
-    The study is found by its name, for its question and figures; problem, budget and target are those of the run. A
-    study that is not one of the package's own gets a report without figures.
+    The study is found by its name or its file, for its figures; problem, budget and target are those of the run. One
+    that cannot be found, as it was run from Python, gets the figures that suit every study.
 
     Args:
         out: The run folder.
@@ -88,7 +97,8 @@ def publish_folder(out: str | Path, *, form: Literal["html", "markdown"] = "html
     if results.empty:
         reasons = " ".join(outdated_cells(cells)) or "Run its comparison first."
         raise RunFolderError(f"{folder.path} holds no finished cell yet. {reasons}")
-    return publish(folder.path, study=_remembered_study(folder, said), results=results, cells=cells, form=form)
+    study, remarks = _with_figures(_remembered_study(folder, said))
+    return publish(folder.path, study=study, results=results, cells=cells, form=form, remarks=remarks)
 
 
 def _remembered_study(folder: RunFolder, said: dict[str, Any]) -> Study:
@@ -104,15 +114,27 @@ def _remembered_study(folder: RunFolder, said: dict[str, Any]) -> Study:
             layer_of_interest=said["layer_of_interest"],
         )
         arms = tuple(Arm(**arm) for arm in said["arms"])
-        name, question, reference = said["study"], said["question"], said["reference"]
+        words = {"question": said["question"], "source": said.get("source", ""), "file": said.get("file", "")}
+        return Study(name=said["study"], arms=arms, reference=said["reference"], problem=problem, **words)
     except (KeyError, TypeError, ValueError) as error:
         raise RunFolderError(
             f"{folder.path / 'study.json'} lacks what a report needs: {error!r}. It may be of another version of "
             "bn_lightning: run the same comparison into this folder again, which keeps its finished cells."
         ) from error
-    if name in study_names():
-        return dataclasses.replace(find_study(name, problem=problem), arms=arms, reference=reference)
-    return Study(name=name, question=question, arms=arms, reference=reference, problem=problem)
+
+
+def _with_figures(study: Study) -> tuple[Study, tuple[str, ...]]:
+    """The study with the figures of the one that was run where that is found, and what is to be said otherwise."""
+    if not study.file and study.name not in study_names():
+        return study, ()
+    try:
+        found = find_study(study.file or study.name, problem=study.problem)
+    except Exception as error:  # a user's file may raise whatever it likes
+        if not study.file:
+            raise
+        reason = str(error).rstrip(".")
+        return study, (f"The figures are those of any study, as the study's own file could not be used: {reason}.",)
+    return dataclasses.replace(study, figures=found.figures), ()
 
 
 def _gone(**options: Any) -> Any:

@@ -57,6 +57,7 @@ def write_report(
     comparisons: pd.DataFrame,
     figures: Sequence[Figure] | None = None,
     form: Literal["html", "markdown"] = "html",
+    remarks: Sequence[str] = (),
 ) -> Path:
     """Write a study's report into its run folder, as one page that needs no other file and no network.
 
@@ -74,6 +75,7 @@ def write_report(
         comparisons: One row per comparison with the reference arm; any columns.
         figures: What to draw in place of the study's figures; a study without any gets those that suit every study.
         form: "html" or "markdown".
+        remarks: What else is to be said above the result.
 
     Returns:
         Path of the page.
@@ -90,7 +92,7 @@ def write_report(
     if len(set(names)) < len(names):
         raise ValueError(f"The figures {', '.join(names)} share a name, so one file would replace another.")
     pictures, failures = _draw(folder / "figures", wanted, results, cells, study)
-    troubles = [*troubled_cells(folder, cells), *unreached_target(results, study), *failures]
+    troubles = [*troubled_cells(folder, cells), *unreached_target(results, study), *remarks, *failures]
     page = _template(form).render(
         study=study,
         reference=study.reference,

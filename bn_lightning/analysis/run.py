@@ -42,7 +42,8 @@ def run_study(
     that failed (CellsFailedWarning) and of what the package itself warned of inside the cells.
 
     Args:
-        study: A study, or the name of one of the package's own.
+        study: A study, the name of one of the package's own, or the path of a file of your own, ending in `.py`, see
+            `find_study`.
         arms: Names or fnmatch patterns of the arms to run, see `Study.only`; by default all.
         model: Makes a LightningModule, in place of the study's; needs `data` and `monitor` too.
         data: Makes a LightningDataModule, in place of the study's.

@@ -167,6 +167,7 @@ def _what_a_report_needs(study: Study) -> dict[str, Any]:
     problem = study.problem
     return {
         "source": study.source,
+        "file": study.file,
         "monitor": problem.monitor,
         "mode": problem.mode,
         "target": problem.target,

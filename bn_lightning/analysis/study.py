@@ -142,7 +142,8 @@ class Study:
         reference: Name of the arm that every other one is compared with.
         problem: What is trained.
         source: Paper and section the question comes from.
-        figures: Figures of the report.
+        figures: Figures of the report; without any it gets those that suit every study.
+        file: Path of the file of yours that it came from, if it did, by which a report finds the figures again.
 
     Raises:
         ValueError: If there is no arm, or two share a name.
@@ -163,6 +164,7 @@ class Study:
     problem: Problem
     source: str = ""
     figures: tuple[Figure, ...] = ()
+    file: str = ""
 
     def __post_init__(self) -> None:
         names = [arm.name for arm in self.arms]

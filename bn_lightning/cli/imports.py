@@ -4,7 +4,6 @@ import importlib
 import importlib.util
 import os
 import sys
-import traceback
 from typing import Any
 
 IMPORTED = ("--model", "--data", "--own-views", "--forward", "--loss-fn")  # options that take import paths
@@ -44,8 +43,7 @@ def _check(flag: str, path: str) -> None:
         if not hasattr(here, part) and hasattr(here, "__path__") and _exists(f"{name}.{part}"):
             _imported(f"{name}.{part}", flag, path)
         if not hasattr(here, part):
-            # Imported late: `--help` must not take the seconds that loading the analysis does.
-            from bn_lightning.analysis.names import unknown_name
+            from bn_lightning.analysis.names import unknown_name  # late, as below
 
             raise unknown_name(f"name in {name} (from {flag} {path})", part, _public(here))
         here, name = getattr(here, part), f"{name}.{part}"
@@ -60,17 +58,10 @@ def _imported(module: str, flag: str, path: str) -> Any:
     try:
         return importlib.import_module(module)
     except Exception as error:
-        # The innermost line of a file; this one, and those of the import system, say nothing.
-        lines = [
-            f", at {frame.filename}, line {frame.lineno}"
-            for frame in traceback.extract_tb(error.__traceback__)
-            if frame.filename not in (__file__, importlib.__file__) and os.path.exists(frame.filename)
-        ]
-        where = lines[-1] if lines else ""
-        raise ValueError(
-            f"The module {module!r}, which {flag} {path} names, fails as it is imported: {type(error).__name__}: "
-            f"{error}{where}."
-        ) from error
+        # Imported late: `--help` must not take the seconds that loading the analysis does.
+        from bn_lightning.analysis.import_failure import import_failure
+
+        raise import_failure(f"The module {module!r}, which {flag} {path} names,", error) from error
 
 
 def _public(module: Any) -> list[str]:

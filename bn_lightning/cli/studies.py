@@ -78,7 +78,7 @@ def compare(
     """Run a study, on digits or on your own model and data.
 
     Args:
-        study: Name of the study.
+        study: Name of the study, or path of a file of your own that holds one (see README, "A study of your own").
         arms: Names or patterns of the arms to run, with commas between, as --arms=none,before*; by default all.
         model: Import path of a LightningModule; its arguments follow as --model.lr=0.1.
         data: Import path of a LightningDataModule; its arguments follow as --data.batch_size=32.

@@ -13,7 +13,7 @@ from bn_lightning.errors import UnknownNameError
 
 
 def test_an_unknown_study_is_answered_with_the_near_ones():
-    with pytest.raises(UnknownNameError, match=r"no study 'placment'. Did you mean 'placement'"):
+    with pytest.raises(UnknownNameError, match=r"no study 'placment'. Did you mean 'placement'.*its file, as placment"):
         find_study("placment")
 
 

@@ -1,8 +1,10 @@
 import json
+import sys
 
 import pytest
 from tiny import TinyData, tiny_problem, tiny_study
 
+from bn_lightning.analysis.catalog import find_study
 from bn_lightning.analysis.publish import publish_folder
 from bn_lightning.analysis.run_folder import RunFolder
 from bn_lightning.analysis.runner import ConfigurationChangedWarning, StudyInterrupted, execute
@@ -15,6 +17,33 @@ def test_a_study_of_the_users_own_is_reported_from_its_files(tmp_path):
     published = publish_folder(tmp_path)
     assert published.summary["arm"].tolist() == ["slow", "quick"]
     assert "Which rate?" in published.path.read_text(encoding="utf-8")
+
+
+STUDY_FILE = """
+from bn_lightning.analysis import Arm, Figure, Study
+from bn_lightning.analysis.plots.standard import metric_figure
+import dataclasses
+
+def study(problem):
+    figure = dataclasses.replace(metric_figure(problem), name="of_its_own")
+    arms = (Arm(name="slow"), Arm(name="quick", options={"lr": 0.2}))
+    return Study(name="mine", question="?", arms=arms, reference="slow", problem=problem, figures=(figure,))
+"""
+
+
+def test_a_study_file_gives_its_figures_again_and_is_missed_where_it_is_gone(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    file, out = tmp_path / "own_figures.py", tmp_path / "run"
+    file.write_text(STUDY_FILE)
+    execute(find_study(str(file), problem=tiny_problem()), out=out, seeds=1, progress=False)
+    assert publish_folder(out).remarks == ()
+    assert [path.stem for path in (out / "figures").iterdir()] == ["of_its_own"]
+    file.unlink()
+    [remark] = publish_folder(out).remarks
+    assert "The figures are those of any study, as the study's own file could not be used: There is no study" in remark
+    assert "could not be used" in (out / "report.html").read_text(encoding="utf-8")
+    assert {path.stem for path in (out / "figures").iterdir()} >= {"metric", "differences"}
+    sys.modules.pop("own_figures")
 
 
 def test_a_study_read_back_cannot_be_trained(tmp_path):

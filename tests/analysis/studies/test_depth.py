@@ -14,7 +14,7 @@ def test_depth_and_activation_are_crossed_where_the_module_takes_them():
     arms = study(default_problem()).arms
     found = {tuple(arm.factors.values()) for arm in arms}
     assert found == {(n, a, d, r) for n in NORMS for a in ACTIVATIONS for d in DEPTHS for r in RATES}
-    assert len(arms) == 48
+    assert len(arms) == 64
 
 
 def test_a_module_without_those_options_is_trained_as_it_is_at_every_rate():
