@@ -8,6 +8,7 @@ import traceback
 from pathlib import Path
 
 from bn_lightning.analysis.cell_processes import CELL, FAILURE, TRAINING
+from bn_lightning.analysis.own_code import check_same_code
 from bn_lightning.analysis.worker_process import end_with_the_parent
 
 
@@ -22,7 +23,8 @@ def main(room: Path) -> None:
     end_with_the_parent(os.getppid())
     rank = int(os.environ["RANK"])
     try:
-        problem, arm, seed, folder = pickle.loads((room / CELL).read_bytes())
+        code, (problem, arm, seed, folder) = pickle.loads((room / CELL).read_bytes())
+        check_same_code(code)
         # Lightning's sampler orders the data by this variable, and by nothing else.
         os.environ["PL_GLOBAL_SEED"] = str(seed)
         from bn_lightning.analysis.training import train

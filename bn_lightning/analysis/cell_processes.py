@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 
+from bn_lightning.analysis.own_code import own_code
 from bn_lightning.analysis.study import Arm, Problem
 
 if TYPE_CHECKING:  # it loads Lightning
@@ -87,7 +88,7 @@ def train_in_processes(problem: Problem, arm: Arm, *, seed: int, folder: Path, p
     """
     with tempfile.TemporaryDirectory(prefix="bn_lightning_") as name:
         room = Path(name)
-        (room / CELL).write_bytes(cloudpickle.dumps((problem, arm, seed, folder)))
+        (room / CELL).write_bytes(cloudpickle.dumps((own_code(), (problem, arm, seed, folder))))
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
         command += [f"--nproc-per-node={processes}", "-m", "bn_lightning.analysis.cell_process", name]
         # What can be imported here can be there: a script's own folder is on the path of this process alone.

@@ -10,10 +10,9 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
-import cloudpickle
-
-from bn_lightning.analysis.cell import Cell, Outcome, run_cell
-from bn_lightning.analysis.worker_process import ANOTHER_MACHINE, WorkerError
+from bn_lightning.analysis.cell import Cell, Outcome
+from bn_lightning.analysis.sent_cell import SentCell, run_sent, sent
+from bn_lightning.analysis.worker_process import ANOTHER_MACHINE
 
 CONNECT_SECONDS = 10
 
@@ -41,14 +40,14 @@ def dask_outcomes(cells: Sequence[Cell], *, address: str) -> Generator[Outcome]:
     Raises:
         ClusterError: If Dask is not installed, the scheduler does not answer within ten seconds, there is no worker, a
             worker has several threads or does not see the run folder.
-        WorkerError: If a worker could not load a cell.
+        WorkerError: If a worker could not load a cell, or holds another version of a module of the user's.
     """
     distributed = _distributed()
     client = _connect(distributed, address)
     futures: list[Any] = []
     try:
         _check_workers(client, address, cells[0].out)
-        futures = [client.submit(_run_pickled, cloudpickle.dumps(cell), pure=False) for cell in cells]
+        futures = [client.submit(_run_alone, cell, pure=False) for cell in sent(cells, parent=ANOTHER_MACHINE)]
         for future in distributed.as_completed(futures, loop=client.loop):
             yield future.result()
     finally:
@@ -56,17 +55,10 @@ def dask_outcomes(cells: Sequence[Cell], *, address: str) -> Generator[Outcome]:
         client.close()
 
 
-def _run_pickled(pickled: bytes) -> Outcome:
-    try:
-        cell: Cell = cloudpickle.loads(pickled)
-    except Exception as error:
-        raise WorkerError(
-            f"A worker of the Dask cluster, in {os.getcwd()}, could not load a cell ({type(error).__name__}: {error}). "
-            "Start the workers where your modules can be imported, in the same folder or with PYTHONPATH."
-        ) from error
+def _run_alone(cell: SentCell) -> Outcome:
     # Threads share one random state, and workers that join late were not asked for their number of threads.
     with _one_at_a_time:
-        return run_cell(cell, parent=ANOTHER_MACHINE)
+        return run_sent(cell)
 
 
 def _distributed() -> Any:

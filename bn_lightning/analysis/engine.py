@@ -2,9 +2,10 @@
 
 import os
 import signal
+import sys
 import warnings
 from asyncio import CancelledError
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import cloudpickle
@@ -14,11 +15,13 @@ from joblib.parallel import BACKENDS
 from bn_lightning.analysis.cell import Cell, Outcome, run_cell
 from bn_lightning.analysis.dask_cluster import ClusterError, dask_outcomes
 from bn_lightning.analysis.names import unknown_name
+from bn_lightning.analysis.own_code import own_code
+from bn_lightning.analysis.sent_cell import run_sent, sent
 from bn_lightning.analysis.worker_process import WorkerError
 
 __all__ = ["ClusterError", "WorkerError", "check_engine", "run_cells"]
 
-DASK = "dask"
+DASK, LOKY = "dask", "loky"
 
 
 def run_cells(cells: Sequence[Cell], *, jobs: int, engine: str, address: str | None = None) -> Iterator[Outcome]:
@@ -41,7 +44,7 @@ def run_cells(cells: Sequence[Cell], *, jobs: int, engine: str, address: str | N
         UnknownNameError: If joblib has no such backend, or one whose workers share this process' random state.
         ValueError: If jobs is not positive, an address is missing or of no use, or an arm cannot be pickled.
         ClusterError: If the Dask cluster cannot be reached or used.
-        WorkerError: If a process died or could not load a cell.
+        WorkerError: If a process died, could not load a cell, or holds another version of a module of the user's.
     """
     check_engine(jobs=jobs, engine=engine, address=address)
     if jobs > 1 or engine == DASK:
@@ -62,9 +65,15 @@ def run_cells(cells: Sequence[Cell], *, jobs: int, engine: str, address: str | N
 
 
 def _joblib_outcomes(cells: Sequence[Cell], jobs: int, engine: str) -> Generator[Outcome]:
-    parallel = Parallel(n_jobs=jobs, backend=engine, batch_size=1, return_as="generator_unordered")
+    if jobs == 1 and engine in (LOKY, "sequential"):
+        for cell in cells:
+            yield run_cell(cell, parent=os.getpid())
+        return
+    # Other arguments than before make joblib start its processes anew: those it has kept know older code.
+    fresh = {"initializer": _see, "initargs": (tuple(sys.path), own_code())} if engine == LOKY else {}
+    parallel = Parallel(n_jobs=jobs, backend=engine, batch_size=1, return_as="generator_unordered", **fresh)
     with _interrupts_held_back():
-        outcomes = parallel(delayed(run_cell)(cell, parent=os.getpid()) for cell in cells)
+        outcomes = parallel(delayed(run_sent)(cell) for cell in sent(cells, parent=os.getpid()))
     try:
         yield from outcomes
     finally:
@@ -72,6 +81,11 @@ def _joblib_outcomes(cells: Sequence[Cell], jobs: int, engine: str) -> Generator
             # joblib warns that stopping early wastes work; on Ctrl-C that is what was asked for.
             warnings.simplefilter("ignore")
             outcomes.close()
+
+
+def _see(path: tuple[str, ...], code: Mapping[str, str]) -> None:
+    """Let a worker find what the process that started it finds; which code that is marks the worker."""
+    sys.path[:] = path
 
 
 def check_engine(*, jobs: int, engine: str, address: str | None = None) -> None:
