@@ -13,6 +13,7 @@ from torch import Tensor
 
 from bn_lightning.analysis.names import unknown_name
 from bn_lightning.analysis.study import RECORDED
+from bn_lightning.analysis.training_loss import training_loss
 from bn_lightning.callbacks._compat import CallbackBase
 from bn_lightning.errors import NoEffectWarning
 
@@ -81,11 +82,9 @@ class CurveRecorder(CallbackBase):
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Keep the loss, without waiting for the device, and have the last step evaluated."""
-        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
-        if isinstance(loss, Tensor):
-            # Lightning hands on the loss divided, but for a module that optimizes by hand.
-            parts = trainer.accumulate_grad_batches if pl_module.automatic_optimization else 1
-            self._losses.append(loss.detach() * parts)
+        loss = training_loss(trainer, pl_module, outputs)
+        if loss is not None:
+            self._losses.append(loss)
         if trainer.global_step >= self.max_steps:
             # Evaluations are spaced by batches, and with several optimizers, or an epoch that ends amid an
             # accumulation, fewer batches make the steps of the budget. Before it stops, Lightning evaluates.
