@@ -10,10 +10,9 @@ import numpy as np
 import pandas as pd
 
 from bn_lightning.analysis.held_out import held_out_problem
-from bn_lightning.analysis.runner import execute
-from bn_lightning.analysis.statistics import mean_interval
+from bn_lightning.analysis.runner import Run, execute
 from bn_lightning.analysis.study import Arm, Budget, Problem, Study
-from bn_lightning.analysis.summary import final_metric
+from bn_lightning.analysis.summary import summarise
 
 GRID_SEEDS = (1000, 1001)  # apart from those of the runs compared
 
@@ -24,8 +23,9 @@ class Tuned:
 
     Args:
         study: The study, on its own problem; each arm's rate is among its factors, as `rate_multiple`.
-        grid: One row per arm and rate: arm, multiple, the metric's mean over the tuning seeds, how many seeds diverged,
-            how many were trained, chosen.
+        grid: One row per arm and rate: arm, multiple, the metric's mean over the tuning seeds where it is finite, how
+            many seeds diverged, how many were trained, chosen; where there are any, also how many kept finite weights
+            and have no finite metric (not_finite), and how many failed.
     """
 
     study: Study
@@ -48,9 +48,10 @@ def tune_learning_rate(
 ) -> Tuned:
     """Train every arm at every rate of a grid, and keep for each arm the rate with the best final metric.
 
-    The metric is `on.monitor` at the last step, averaged over the tuning seeds; a rate at which any seed diverged is
-    not chosen. Where rates tie, the smallest is taken. Rates of all optimizers are multiplied before the first step, so
-    any module will do. Finished cells in `out` are not trained again unless told to.
+    The metric is `on.monitor` at the last step, averaged over the tuning seeds; a rate at which any seed diverged,
+    failed, or ended with a metric that is not finite is not chosen. Where rates tie, the smallest is taken. Rates of
+    all optimizers are multiplied before the first step, so any module will do. Finished cells in `out` are not trained
+    again unless told to.
 
     Args:
         study: The study.
@@ -72,7 +73,8 @@ def tune_learning_rate(
     Raises:
         ValueError: If the grid is empty, repeats a rate or holds one that is none, `on` is evaluated on what the arms
             are compared by, or the data cannot be split.
-        RuntimeError: If for some arm no rate could be trained.
+        RuntimeError: If for some arm no rate can be chosen; the message counts the runs that failed, diverged, and
+            ended with a metric that is not finite.
     """
     if not multiples or len(set(multiples)) < len(multiples) or not all(0 < value < np.inf for value in multiples):
         raise ValueError(
@@ -97,17 +99,10 @@ def tune_learning_rate(
     run = execute(
         grid_study, seeds=seeds, jobs=jobs, engine=engine, address=address, out=out, redo=redo, progress=progress
     )
-    final = final_metric(run.results, grid_study) if len(run.results) else pd.DataFrame()
-    rows = []
-    for arm in study.arms:
-        for multiple in multiples:
-            name = _at_rate(arm, multiple).name
-            values = final.loc[name].to_numpy() if name in final.index else np.array([])
-            finite = values[np.isfinite(values)]
-            rows.append((arm.name, multiple, mean_interval(finite).mean, len(values) - len(finite), len(values)))
-    grid = pd.DataFrame(rows, columns=["arm", "multiple", on.monitor, "diverged", "seeds"])
+    grid = _grid(study, multiples, run)
     chosen = {arm.name: _best(grid, arm.name, on) for arm in study.arms}
     grid["chosen"] = [chosen[row.arm] == row.multiple for row in grid.itertuples()]
+    grid = grid.drop(columns=[name for name in ("not_finite", "failed") if not grid[name].any()])
     tuned = tuple(_with_rate(arm, chosen[arm.name]) for arm in study.arms)
     return Tuned(dataclasses.replace(study, arms=tuned), grid)
 
@@ -132,11 +127,38 @@ def _callbacks_at_rate(make: Callable[[], list[Any]], multiple: float) -> list[A
     return [*make(), ScaledLearningRate(multiple)]
 
 
+_COUNTS = ("diverged", "not_finite", "failed", "seeds")
+
+
+def _grid(study: Study, multiples: Sequence[float], run: Run) -> pd.DataFrame:
+    monitor = run.study.problem.monitor
+    tried = [(arm, multiple) for arm in study.arms for multiple in multiples]
+    ended = summarise(run.results, run.cells, run.study).set_index("arm") if len(run.results) else pd.DataFrame()
+    ended = ended.reindex([_at_rate(*one).name for one in tried], columns=[monitor, "diverged", "not_finite", "seeds"])
+    failures = run.cells.loc[run.cells["status"] == "failed", "arm"].value_counts()
+    ended.insert(3, "failed", failures.reindex(ended.index))
+    # The summary says nothing of a rate at which every seed failed.
+    ended = ended.fillna(dict.fromkeys(_COUNTS, 0)).astype(dict.fromkeys(_COUNTS, int))
+    ended.insert(0, "arm", [arm.name for arm, _ in tried])
+    ended.insert(1, "multiple", [multiple for _, multiple in tried])
+    return ended.reset_index(drop=True)
+
+
 def _best(grid: pd.DataFrame, arm: str, on: Problem) -> float:
-    usable = grid[(grid["arm"] == arm) & (grid["diverged"] == 0) & (grid["seeds"] > 0)].sort_values("multiple")
+    rates = grid[grid["arm"] == arm]
+    unusable = {
+        "failed": rates["failed"],
+        "diverged": rates["diverged"],
+        f"kept finite weights and ended with a {on.monitor!r} that is not finite": rates["not_finite"],
+    }
+    usable = rates[(sum(unusable.values()) == 0) & (rates["seeds"] > 0)].sort_values("multiple")
     if usable.empty:
+        said = ", ".join(f"{count.sum()} {words}" for words, count in unusable.items() if count.any())
+        smaller = " Give smaller rates." if rates["diverged"].any() else ""
+        undefined = f" See why {on.monitor!r} has no value on the data tuned on." if rates["not_finite"].any() else ""
         raise RuntimeError(
-            f"No learning rate of the grid trained arm {arm!r} without diverging or failing. Give smaller rates."
+            f"At no learning rate of the grid did every run of arm {arm!r} end with a finite {on.monitor!r}: of "
+            f"{rates[['failed', 'seeds']].sum(axis=None)} runs {said}.{smaller}{undefined}"
         )
     metric = usable[on.monitor]
     return float(usable.loc[metric.idxmax() if on.mode == "max" else metric.idxmin(), "multiple"])

@@ -2,6 +2,7 @@ import json
 
 import pytest
 import pytorch_lightning as pl
+import torch
 from tiny import Failing, TinyNet, modified, tiny_problem, tiny_study
 
 from bn_lightning.analysis.runner import CellsFailedWarning, execute
@@ -82,6 +83,47 @@ def test_a_rate_at_which_a_seed_diverged_is_not_chosen(tmp_path):
     assert tuned.study.arms[0].factors == {"rate_multiple": 0.01}
 
 
+class Undefined(TinyNet):
+    """A metric that is not finite at one learning rate, though the weights are."""
+
+    def validation_step(self, batch, batch_idx):
+        super().validation_step(batch, batch_idx)
+        self.log("tune_score", float("nan") if self.trainer.optimizers[0].param_groups[0]["lr"] == 0.2 else 1.0)
+
+
+UNDEFINED = {"on": tiny_problem(module=Undefined, monitor="tune_score")}
+
+
+def test_a_rate_at_which_the_metric_is_not_finite_is_not_chosen_and_did_not_diverge(tmp_path):
+    tuned = tune(tmp_path, tiny_study(Arm(name="a")), multiples=(0.01, 2.0), **UNDEFINED)
+    assert tuned.grid["diverged"].tolist() == [0, 0]
+    assert tuned.grid["not_finite"].tolist() == [0, 2]
+    assert tuned.grid["seeds"].tolist() == [2, 2]
+    assert tuned.study.arms[0].factors == {"rate_multiple": 0.01}
+
+
+class FailsOnce(pl.Callback):
+    """Fails at one learning rate with one seed."""
+
+    def on_train_start(self, trainer, pl_module):
+        if trainer.optimizers[0].param_groups[0]["lr"] == 0.2 and torch.initial_seed() == 1001:
+            raise OSError("the disk is on fire")
+
+
+def test_a_rate_at_which_a_seed_failed_is_not_chosen_and_did_not_diverge(tmp_path):
+    study = tiny_study(Arm(name="a", callbacks=lambda: [FailsOnce()]))
+    with pytest.warns(CellsFailedWarning, match="1 of 4 cells failed"):
+        tuned = tune(tmp_path, study, multiples=(0.01, 2.0))
+    assert tuned.grid[["diverged", "failed", "seeds"]].to_numpy().tolist() == [[0, 0, 2], [0, 1, 1]]
+    assert tuned.study.arms[0].factors == {"rate_multiple": 0.01}
+
+
+def test_where_every_metric_is_finite_or_of_a_diverged_run_the_grid_counts_no_others(tmp_path):
+    study = tiny_study(Arm(name="a", callbacks=lambda: [BlowUpAt(0.2)]))
+    grid = tune(tmp_path, study, multiples=(0.01, 2.0)).grid
+    assert grid.columns.tolist() == ["arm", "multiple", "tune_loss", "diverged", "seeds", "chosen"]
+
+
 def test_a_shorter_budget_evaluates_once_at_its_end(tmp_path):
     tuned = tune(tmp_path, max_steps=4, multiples=(1.0,))
     assert tuned.grid["seeds"].tolist() == [2, 2]
@@ -102,6 +144,17 @@ def test_an_arm_that_no_rate_trains_is_named(tmp_path):
     study = tiny_study(Arm(name="a", callbacks=lambda: [Failing()]))
     with (
         pytest.warns(CellsFailedWarning, match="2 of 2 cells failed"),
-        pytest.raises(RuntimeError, match="No learning rate of the grid trained arm 'a'"),
+        pytest.raises(RuntimeError, match=r"every run of arm 'a' end .* of 2 runs 2 failed\.$"),
     ):
         tune(tmp_path, study, multiples=(1.0,))
+
+
+def test_an_arm_that_diverges_at_every_rate_is_told_from_one_whose_metric_is_never_finite(tmp_path):
+    diverging = tiny_study(Arm(name="a", callbacks=lambda: [BlowUpAt(0.2)]))
+    with pytest.raises(RuntimeError, match=r"arm 'a' end .* of 2 runs 2 diverged\. Give smaller rates\.$"):
+        tune(tmp_path / "diverging", diverging, multiples=(2.0,), out=tmp_path / "diverging")
+    undefined = (
+        r"of 2 runs 2 kept finite weights and ended with a 'tune_score' that is not finite\. See why 'tune_score'"
+    )
+    with pytest.raises(RuntimeError, match=undefined):
+        tune(tmp_path / "none", tiny_study(Arm(name="a")), multiples=(2.0,), out=tmp_path / "none", **UNDEFINED)
