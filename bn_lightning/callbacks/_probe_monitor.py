@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from bn_lightning.callbacks._compat import CallbackBase, LightningModule, Trainer, misconfiguration, rank_zero_warn
+from bn_lightning.callbacks._due_steps import DueSteps
 from bn_lightning.callbacks._monitor_names import checked_name, names_among
 from bn_lightning.callbacks._no_trace import no_trace
 from bn_lightning.callbacks._tensorboard import is_tensorboard, layer_tags, log_folders, write_figures, write_scalars
@@ -70,7 +71,7 @@ class ProbeMonitor(CallbackBase):
         """Forget the last fit."""
         self._called = name
         self._table = MeasurementTable()
-        self._seen: int | None = None
+        self._steps = DueSteps(self.schedule)
         self._warned: set[str] = set()
 
     def _takes_loss(self) -> bool:
@@ -112,14 +113,15 @@ class ProbeMonitor(CallbackBase):
 
     def _begins_due_step(self, trainer: "Trainer", batch_idx: int) -> bool:
         """Whether the coming batch begins a due optimizer step; a second micro-batch begins none."""
-        step = trainer.global_step
-        if step == self._seen:
-            return False
-        # One batch may take several optimizer steps (GANs), so a due step can lie between two batches.
-        first = step if self._seen is None else self._seen + 1
-        self._seen = step
-        epoch = trainer.current_epoch if batch_idx == 0 else None
-        return self.schedule.due(step, begins_epoch=epoch) or any(map(self.schedule.due, range(first, step)))
+        if batch_idx == 0:
+            self._steps.begin_epoch(trainer.current_epoch)
+        return self._steps.begins(trainer.global_step)
+
+    def on_train_batch_end(
+        self, trainer: "Trainer", pl_module: "LightningModule", outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Know that the step of the batch has begun."""
+        self._steps.trained()
 
     def _guarded(self, trainer: "Trainer", pl_module: "LightningModule") -> ExitStack:
         """Within it, the module's steps leave no trace on metrics and loggers and compute in training's precision."""

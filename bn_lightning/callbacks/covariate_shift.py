@@ -228,12 +228,13 @@ class CovariateShiftMonitor(ProbeMonitor):
         self, trainer: "Trainer", pl_module: "LightningModule", batch: Any, batch_idx: int
     ) -> None:
         """Copy the parameters if the coming optimizer step is due, and keep its batches."""
-        if trainer.global_step != self._seen:
+        if trainer.global_step != self._steps.seen:
             self._batches.begin_step()
-            self._due = self._begins_due_step(trainer, batch_idx)
-            if self._due:
-                self._parameters = {name: part.detach().clone() for name, part in pl_module.named_parameters()}
-                self._before = self._activate(trainer, pl_module)
+            self._due = False
+        if self._begins_due_step(trainer, batch_idx):
+            self._due = True
+            self._parameters = {name: part.detach().clone() for name, part in pl_module.named_parameters()}
+            self._before = self._activate(trainer, pl_module)
         if self.gradients:
             self._batches.keep(batch)
 
@@ -241,14 +242,15 @@ class CovariateShiftMonitor(ProbeMonitor):
         self, trainer: "Trainer", pl_module: "LightningModule", outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Measure a due step once it is taken."""
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         # Lightning passes a batch over for which training_step returned None.
         if self.gradients:
             self._batches.trained_on(passed_over=self.loss_fn is None and not outputs)
-        if not self._due or self._seen is None or trainer.global_step == self._seen:
+        step = self._steps.seen
+        if not self._due or step is None or trainer.global_step == step:
             return
         self._due = False
-        step, before = self._seen, self._parameters
-        self._parameters = {}
+        before, self._parameters = self._parameters, {}
         scalars: dict[str, float] = {}
         if self.gradients and not self._batches.now:
             self._warn_once(

@@ -11,6 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from bn_lightning.callbacks._probe_monitor import ProbeMonitor
 from bn_lightning.callbacks.covariate_shift import CovariateShiftMonitor
 from bn_lightning.callbacks.loss_smoothness import LossSmoothnessMonitor
+from bn_lightning.callbacks.monitor import ActivationMonitor
 from bn_lightning.errors import StatisticsWarning
 from bn_lightning.functional.covariate_shift import activation_shift
 
@@ -208,3 +209,21 @@ def test_a_layer_may_be_frozen_in_the_middle(tmp_path):
     betas = table.loc[table["quantity"] == "effective_beta_normalised", "value"]
     assert set(table["step"]) == {0, 2, 4, 6, 8}
     assert betas.notna().all()
+
+
+class Skipping(DeepNet):
+    """Skips the rest of the first epoch at its fourth batch."""
+
+    def on_train_batch_start(self, batch, batch_idx):
+        super().on_train_batch_start(batch, batch_idx)
+        return -1 if (self.current_epoch, batch_idx) == (0, 3) else None
+
+
+@pytest.mark.parametrize("options", [{"every_n_steps": 0, "every_n_epochs": 1}, {"steps": [3], "every_n_steps": 9}])
+@pytest.mark.parametrize("kind", [CovariateShiftMonitor, LossSmoothnessMonitor, ActivationMonitor])
+def test_an_epoch_after_one_that_a_hook_cut_short_has_a_first_step(tmp_path, kind, options):
+    monitor = kind(**options)
+    fit(tmp_path, Skipping, monitor, max_steps=12)
+    table = monitor.table()
+    assert sorted(set(table["step"])) == [0, 3, 9]
+    assert not table.duplicated(["step", "layer", "quantity"]).any()

@@ -116,7 +116,7 @@ class Monitoring:
             epoch: The epoch.
         """
         if self._window is not None:
-            self._window.begin_epoch(epoch + 1)
+            self._window.steps.begin_epoch(epoch + 1)
 
     def collect_probe(self, trainer: "Trainer", module: "LightningModule") -> None:
         """Collect the probe set, once: the training data are there by now."""
@@ -138,7 +138,7 @@ class Monitoring:
             if self._tree is not None and not self._tree.is_that_of(module):
                 self._find_again(trainer, module)
         if self._window is not None and self._epoch is not None:
-            self._window.begin_epoch(self._epoch)
+            self._window.steps.begin_epoch(self._epoch)
         self._epoch = None
         if self.run is not None and not self._is_off:
             self.run.begin_batch(trainer, module)

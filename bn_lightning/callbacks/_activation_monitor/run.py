@@ -114,6 +114,7 @@ class ActivationRun:
     def end_batch(self, trainer: "Trainer") -> None:
         """Write the step's statistics once its optimizer step is taken."""
         self._window.record(False)
+        self._window.steps.trained()
         if self._window.is_over(trainer.global_step):
             self._write(trainer)
 
@@ -121,7 +122,7 @@ class ActivationRun:
         """Write what is left, the file and the figures."""
         if self._window.step is not None:
             self._write(trainer)
-        if self._window.due_at_end(trainer.global_step):
+        if self._window.steps.due_at_end(trainer.global_step):
             self.probe(trainer, module)
         self.write_file(trainer)
         if figures and trainer.is_global_zero and any(map(is_tensorboard, trainer.loggers)):

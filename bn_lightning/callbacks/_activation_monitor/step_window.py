@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
+from bn_lightning.callbacks._due_steps import DueSteps
 from bn_lightning.functional.activations import ActivationSummary
 from bn_lightning.metrics.activations import ActivationStatistics
 from bn_lightning.probes.gradients import GradientRecorder
@@ -25,6 +26,7 @@ class StepWindow:
     Attributes:
         recorder: What hooks hand activations to.
         gradients: What hooks hand activations to whose gradients are recorded; None where none are.
+        steps: Which batches begin a due step.
         step: The optimizer step the window is open for; None while it is closed.
     """
 
@@ -44,19 +46,9 @@ class StepWindow:
         if gradients:
             self.gradients = GradientRecorder(channels[values:], max_elements=max_elements, mode=mode)
         self.step: int | None = None
-        self._schedule = schedule
+        self.steps = DueSteps(schedule)
         self._metric = ActivationStatistics(channels).to(device)
-        self._seen: int | None = None
-        self._epoch: int | None = None
         self.record(False)
-
-    def begin_epoch(self, epoch: int) -> None:
-        """Let the next optimizer step that begins be the first of an epoch, which makes it due if the schedule says so.
-
-        Args:
-            epoch: The epoch.
-        """
-        self._epoch = epoch
 
     def follow(self, other: "StepWindow") -> None:
         """Go on where another window of the same fit stopped: no step is seen twice, none is skipped.
@@ -64,7 +56,7 @@ class StepWindow:
         Args:
             other: A closed window.
         """
-        self._seen, self._epoch = other._seen, other._epoch
+        self.steps = other.steps
 
     def open_if_due(self, step: int) -> bool:
         """Open the window if `step` begins a due optimizer step, and record if it is open.
@@ -75,13 +67,9 @@ class StepWindow:
         Returns:
             Whether a window was opened; False for the second micro-batch of a step.
         """
-        opened = False
-        if step != self._seen:
-            # One batch may take several optimizer steps (GANs), so a due step can lie between two batches.
-            first = step if self._seen is None else self._seen + 1
-            opened = any(self._schedule.due(number) for number in range(first, step))
-            opened |= self._schedule.due(step, begins_epoch=self._epoch)
-            self._seen, self.step, self._epoch = step, step if opened else None, None
+        opened = self.steps.begins(step)
+        if opened or step != self.step:
+            self.step = step if opened else None
         self.record(True)
         return opened
 
@@ -95,10 +83,6 @@ class StepWindow:
     def is_over(self, step: int) -> bool:
         """Whether the window is open and its optimizer step has been taken."""
         return self.step is not None and step != self.step
-
-    def due_at_end(self, step: int) -> bool:
-        """Whether training ended at a due step that no batch began."""
-        return step != self._seen and self._schedule.due(step, begins_epoch=self._epoch)
 
     def close(self) -> tuple[ActivationSummary, ...]:
         """The statistics of the window over all ranks; every rank must call this.
