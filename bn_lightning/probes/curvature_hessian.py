@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from bn_lightning.probes.objective import Objective, dense_gradient
-from bn_lightning.probes.objective_loss import outside_autocast
+from bn_lightning.probes.objective import Objective
+from bn_lightning.probes.parameter_gradients import dense_gradient, outside_autocast, parameter_gradients
 
 NormMode = Literal["train", "eval"]
 
@@ -50,9 +50,7 @@ class Hessian:
     def _gradients(self) -> Iterator[tuple[float, list[Tensor], list[Tensor]]]:
         for share, loss, leaves in self._objective.losses(None, self._names, keep_graphs=self._keep_graphs):
             inputs = list(leaves.values())
-            with outside_autocast(loss):
-                gradient = torch.autograd.grad(loss, inputs, create_graph=True, allow_unused=True)
-            yield share, inputs, list(map(dense_gradient, gradient, inputs))
+            yield share, inputs, parameter_gradients(loss, inputs, self._objective.model, create_graph=True)
 
     def __call__(self, vector: np.ndarray) -> np.ndarray:
         """The Hessian times a vector.

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from bn_lightning.probes.layer_order import choose_layers, layers_in_order, noted_calls, owner_of
-from bn_lightning.probes.objective import LossFn, Objective, dense_gradient
-from bn_lightning.probes.objective_loss import outside_autocast
+from bn_lightning.probes.objective import LossFn, Objective
+from bn_lightning.probes.parameter_gradients import parameter_gradients
 from bn_lightning.surgery.sandbox import preserve_random_state
 
 
@@ -148,10 +148,9 @@ def gradient_norms(
         for share, loss, leaves in objective.losses(None, names):
             # Each sample's own gradient is N ∂L/∂a; its mean square over N samples takes one N away again.
             weigh(share**2 * objective.samples)
-            with outside_autocast(loss):
-                parts = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+            parts = parameter_gradients(loss, list(leaves.values()), objective.model)
             total += share * float(loss.detach())
-            for name, part in zip(names, map(dense_gradient, parts, leaves.values()), strict=True):
+            for name, part in zip(names, parts, strict=True):
                 weighted = share * part.detach().double()
                 gradient[name] = gradient[name] + weighted if name in gradient else weighted
     owned = layers_in_order(objective.parameters, order)

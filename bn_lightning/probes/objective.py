@@ -13,15 +13,13 @@ from bn_lightning.probes.objective_guard import Guard, guarded_model
 from bn_lightning.probes.objective_loss import (
     LossFn,
     batch_samples,
-    independent_loss,
-    outside_autocast,
-    refuse_reentrant,
     scalar_loss,
     training_step_of,
 )
+from bn_lightning.probes.parameter_gradients import parameter_gradients
 from bn_lightning.probes.trainable import trainable_parameters
 
-__all__ = ["LossFn", "Objective", "Point", "batch_samples", "dense_gradient", "trainable_parameters"]
+__all__ = ["LossFn", "Objective", "Point", "batch_samples", "trainable_parameters"]
 
 Point = Mapping[str, Tensor]
 """Parameters by path; those that are missing keep the value the model holds."""
@@ -135,17 +133,9 @@ class Objective:
         gradient: dict[str, Tensor] = {}
         with self._entered() as guard, torch.enable_grad():
             for share, loss, leaves in self.losses(point, names):
-                # What a layer that is not reached depends on is found out by a gradient that needs all layers.
-                parts: Sequence[Tensor | None] = (None,) * len(leaves)
-                if loss.requires_grad:
-                    with outside_autocast(loss):
-                        parts = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
-                if any(part is None for part in parts):
-                    refuse_reentrant(loss, self.model)
-                    if wrt is None and all(part is None for part in parts):
-                        raise independent_loss(self.model)
+                parts = parameter_gradients(loss, list(leaves.values()), self.model, independent=wrt is not None)
                 total += share * float(loss.detach())
-                for name, part in zip(names, map(dense_gradient, parts, leaves.values()), strict=True):
+                for name, part in zip(names, parts, strict=True):
                     weighted = part if share == 1 else share * part
                     gradient[name] = gradient[name] + weighted if name in gradient else weighted
             guard.rewind()
@@ -230,25 +220,6 @@ class Objective:
 
     def _entered(self) -> AbstractContextManager[Guard]:
         return guarded_model(self.model, self.parameters) if self._guard is None else nullcontext(self._guard)
-
-
-def dense_gradient(gradient: Tensor | None, leaf: Tensor) -> Tensor:
-    """A gradient as a strided tensor, whatever autograd returned.
-
-    Args:
-        gradient: By the leaf; sparse from an embedding with ``sparse=True``, None where the loss is independent.
-        leaf: What it was taken by.
-
-    Returns:
-        The gradient; zeros in place of None.
-
-    Example:
-        >>> dense_gradient(None, torch.ones(2)).tolist()
-        [0.0, 0.0]
-    """
-    if gradient is None:
-        return torch.zeros_like(leaf, requires_grad=False)
-    return gradient if gradient.layout == torch.strided else gradient.to_dense()
 
 
 def _within(model: nn.Module) -> nn.Module:

@@ -2,10 +2,8 @@
 
 import inspect
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
@@ -31,27 +29,6 @@ def batch_samples(batch: Any) -> int:
     """
     leaves = [leaf for leaf in tree_leaves(batch) if isinstance(leaf, Tensor) and leaf.dim()]
     return max((len(leaf) for leaf in leaves), default=1)
-
-
-def outside_autocast(loss: Tensor) -> AbstractContextManager[object]:
-    """Where gradients are taken as training takes them: ``loss.backward()`` stands behind autocast, not in it.
-
-    Within, float32 parts of a forward would be differentiated in low precision.
-
-    Args:
-        loss: What is differentiated.
-
-    Returns:
-        A context.
-
-    Example:
-        >>> x = torch.ones(1, requires_grad=True)
-        >>> with torch.autocast("cpu"), outside_autocast(x.sum()):
-        ...     torch.is_autocast_enabled("cpu")
-        False
-    """
-    device = loss.device.type
-    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 
 def training_step_of(model: nn.Module) -> LossFn:
@@ -163,33 +140,3 @@ def independent_loss(model: nn.Module) -> ValueError:
         f"The loss of {type(model).__name__} depends on none of the parameters it is differentiated by: they are "
         "not used, or the loss is detached. Choose others with parameters=, or return the loss with its graph."
     )
-
-
-def refuse_reentrant(loss: Tensor, model: nn.Module) -> None:
-    """See that parameters without a gradient are unused, and not hidden by a reentrant checkpoint.
-
-    A gradient by chosen parameters passes such a checkpoint by, without a word from torch.
-
-    Args:
-        loss: The loss, with its graph.
-        model: The module, for messages.
-
-    Raises:
-        ValueError: If there is such a checkpoint.
-
-    Example:
-        >>> import torch
-        >>> refuse_reentrant(torch.ones(1, requires_grad=True).sum(), nn.Identity())
-    """
-    waiting, seen = [loss.grad_fn], set()
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if type(node).__name__ == "CheckpointFunctionBackward":
-            raise ValueError(
-                f"{type(model).__name__} uses gradient checkpointing with use_reentrant=True, and torch gives no "
-                "gradient by chosen parameters through it. Use use_reentrant=False, or measure without checkpointing."
-            )
-        waiting.extend(other for other, _ in node.next_functions)
