@@ -7,6 +7,8 @@ chosen and nothing has to be closed.
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from bn_lightning.figure_text import plain_text
+
 if TYPE_CHECKING:
     import pandas
     from matplotlib.axes import Axes
@@ -90,7 +92,7 @@ def _by_layer(table: "pandas.DataFrame", quantities: Sequence[tuple[str, str, bo
                 of_layer["step"],
                 of_layer["value"],
                 color=colours[str(layer)],
-                label=str(layer).replace("$", r"\$"),
+                label=plain_text(layer),
                 marker="." if len(of_layer) < 40 else None,
             )
         _label(ax, label, log and bool((rows["value"] > 0).any()))

@@ -13,6 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from bn_lightning.analysis.plots.selection import near_names
 from bn_lightning.analysis.plots.style import REFERENCE_COLOR, ArmStyle, arm_styles, house_style
 from bn_lightning.analysis.statistics import mean_interval
+from bn_lightning.figure_text import plain_text
 
 Published = Mapping[str, Mapping[str, float]]
 SPREAD = 0.5  # of the distance of two rows, taken up by the markers of one
@@ -130,7 +131,7 @@ def _draw_published(ax: Axes, beside: Published, groups: list[str], styles: Mapp
 def _dress(ax: Axes, names: list[str], xlabel: str, *, zero: bool) -> None:
     if zero:
         ax.axvline(0.0, color=REFERENCE_COLOR, lw=1, ls=(0, (2, 2)), zorder=1)
-    ax.set_yticks(range(len(names)), [name.replace("$", r"\$") for name in names])
+    ax.set_yticks(range(len(names)), [plain_text(name) for name in names])
     ax.set_ylim(len(names) - 0.5, -0.5)
     ax.tick_params(axis="y", length=0)
     ax.grid(visible=False, axis="y")

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from bn_lightning.analysis.plots.selection import near_names
 from bn_lightning.analysis.plots.style import REFERENCE_COLOR, ArmStyle, arm_styles, house_style
 from bn_lightning.analysis.statistics import mean_interval
+from bn_lightning.figure_text import plain_text
 
 SPREAD = 0.36  # of the distance of two levels, taken up by the markers of one
 
@@ -112,7 +113,7 @@ def _draw_line(
         marker=style.marker,
         ms=6,
         gid="mean",
-        label=words.replace("$", r"\$"),
+        label=plain_text(words),
     )
     for place, interval, whole in found:
         if np.isfinite([interval.low, interval.high]).all():

@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from bn_lightning.analysis.plots.curves import plot_curves
 from bn_lightning.analysis.plots.selection import Arms, arm_labels, near_names, require_columns
 from bn_lightning.analysis.plots.style import REFERENCE_COLOR, arm_styles, house_style, legend_above
+from bn_lightning.figure_text import plain_text
 
 PANEL_WIDTH, PANEL_HEIGHT = 2.7, 2.3  # inches
 MAX_LAYERS = 6  # side by side on a page; more are thinned evenly
@@ -76,7 +77,7 @@ def plot_layers(
                 plot_curves(results, quantity, layer=layer, arms=arms, log_y=log, seeds=seeds, ylabel=words, ax=ax)
                 handles = _taken_legend(ax, handles)
                 ax.xaxis.set_major_locator(MaxNLocator(3, integer=True, steps=[1, 2, 5, 10]))
-                ax.set_title(layer.replace("$", r"\$") if number == 0 else "")
+                ax.set_title(plain_text(layer) if number == 0 else "")
                 ax.set_xlabel("optimizer step" if number == len(grid) - 1 else "")
                 ax.set_ylabel(words if ax is grid[number][0] else "")
         figure.legend(handles=handles, loc="outside upper left", ncols=max(1, len(handles)), frameon=False)
@@ -122,7 +123,7 @@ def plot_over_depth(results: pd.DataFrame, quantities: Mapping[str, str], *, arm
                 means = rows[rows["arm"] == arm].groupby("layer")["value"].mean().reindex(order)
                 style = styles[arm]
                 ax.plot(range(len(order)), means, color=style.color, ls=style.dash, marker=style.marker, label=label)
-            ax.set_xticks(range(len(order)), [layer.replace("$", r"\$") for layer in order], rotation=45, ha="right")
+            ax.set_xticks(range(len(order)), [plain_text(layer) for layer in order], rotation=45, ha="right")
             ax.set_ylabel(words)
             if _is_wide(rows, name):
                 ax.set_yscale("log")

@@ -3,6 +3,7 @@
 from matplotlib.figure import Figure
 
 from bn_lightning.analysis.plots.style import REFERENCE_COLOR, house_style
+from bn_lightning.figure_text import plain_text
 
 
 def note_figure(text: str) -> Figure:
@@ -20,5 +21,5 @@ def note_figure(text: str) -> Figure:
     """
     with house_style():
         figure = Figure(figsize=(7, 0.8), layout="constrained")
-        figure.text(0.02, 0.5, text.replace("$", r"\$"), color=REFERENCE_COLOR, va="center")
+        figure.text(0.02, 0.5, plain_text(text), color=REFERENCE_COLOR, va="center")
     return figure

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
 
+from bn_lightning.figure_text import plain_text
+
 Arms = Mapping[str, str] | Sequence[str] | None
 
 
@@ -95,8 +97,7 @@ def arm_labels(rows: pd.DataFrame, arms: Arms) -> dict[str, str]:
     """
     present = list(dict.fromkeys(rows["arm"].astype(str)))
     named = arms if isinstance(arms, Mapping) else {arm: arm for arm in (present if arms is None else arms)}
-    # A dollar sign would start a formula.
-    labels = {arm: label.replace("$", r"\$") for arm, label in named.items()}
+    labels = {arm: plain_text(label) for arm, label in named.items()}
     if not set(labels) & set(present):
         asked = ", ".join(repr(arm) for arm in labels) or "no arm"
         raise ValueError(f"Asked to draw {asked}: the table holds the arms {near_names(asked, present)}.")

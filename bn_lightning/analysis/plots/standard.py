@@ -12,6 +12,7 @@ from bn_lightning.analysis.plots.targets import plot_steps_to_target
 from bn_lightning.analysis.study import Figure, Problem, Study
 from bn_lightning.analysis.summary import compare
 from bn_lightning.analysis.targets import times_to_target
+from bn_lightning.figure_text import plain_text
 
 
 def standard_figures(study: Study) -> tuple[Figure, ...]:
@@ -94,7 +95,7 @@ def _steps_to_target(results: pd.DataFrame, cells: pd.DataFrame, study: Study) -
 
 def _differences(results: pd.DataFrame, cells: pd.DataFrame, study: Study) -> MatplotlibFigure:
     metric = study.problem.monitor
-    reference = study.arm(study.reference).label.replace("$", r"\$")  # a dollar sign would start a formula
+    reference = plain_text(study.arm(study.reference).label)
     words = f"{metric.replace('_', ' ')}: difference to {reference}"
     comparisons = compare(results, cells, study)
     return figure_of(plot_differences(comparisons, quantity=metric, arms=labels_of(study), xlabel=words))

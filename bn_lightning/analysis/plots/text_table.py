@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from bn_lightning.analysis.plots.style import REFERENCE_COLOR, house_style
+from bn_lightning.figure_text import plain_text
 
 ROW_HEIGHT, CHARACTER_WIDTH = 0.28, 0.082  # inches
 PADDING = 3  # characters between columns
@@ -49,7 +50,7 @@ def draw_text_table(
                 figure.text(
                     end if place else start,
                     1 - ROW_HEIGHT * (line + 0.6 + 0.25 * bool(line)) / height,
-                    text.replace("$", r"\$"),
+                    plain_text(text),
                     ha="right" if place else "left",
                     va="center",
                     fontsize=9,

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from bn_lightning.callbacks._activation_monitor.figures import DPI, as_text
+from bn_lightning.callbacks._activation_monitor.figures import DPI
 from bn_lightning.callbacks._activation_monitor.heatmaps import Statistic
+from bn_lightning.figure_text import plain_text
 
 if TYPE_CHECKING:
     import pandas
@@ -60,7 +61,7 @@ def depth_figure(
         ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         ax.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     every = -(-len(layers) // _NAMES)
-    ax.set_xticks(places[::every], [as_text(layer) for layer in layers[::every]], rotation=45, ha="right")
+    ax.set_xticks(places[::every], [plain_text(layer) for layer in layers[::every]], rotation=45, ha="right")
     ax.set_ylabel(statistic.title)
     ax.set_xlabel("layer, in the order of the forward")
     ax.set_title(f"{statistic.title[0].upper()}{statistic.title[1:]} of {of} over the depth")

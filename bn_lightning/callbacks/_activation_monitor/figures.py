@@ -7,6 +7,8 @@ chosen and nothing has to be closed.
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from bn_lightning.figure_text import plain_text
+
 if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import Figure
@@ -59,7 +61,7 @@ def _page(
                 # A line needs two points to be seen.
                 marker = "o" if len(band) == 1 else None
                 sns.lineplot(x=band.index, y=band.to_numpy(), ax=ax, color=colour, errorbar=None, marker=marker)
-            ax.set_title(as_text(layer))
+            ax.set_title(plain_text(layer))
             lowest = number >= len(layers) - columns
             ax.set_xlabel("optimizer step" if lowest else "")
             ax.tick_params(labelbottom=lowest)
@@ -69,8 +71,3 @@ def _page(
         line = ", ".join(names[1:-1] or names)
         figure.suptitle(f"line {line}" + (f", band {names[0]} to {names[-1]}" if len(names) > 1 else ""), fontsize=11)
     return figure
-
-
-def as_text(name: str) -> str:
-    """A name that matplotlib does not take for a formula."""
-    return name.replace("$", r"\$")

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from bn_lightning.callbacks._activation_monitor.figures import DPI, as_text
+from bn_lightning.callbacks._activation_monitor.figures import DPI
+from bn_lightning.figure_text import plain_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -66,7 +67,7 @@ def heatmap(table: "pandas.DataFrame", layers: Sequence[str], *, kind: str, of: 
     values = values.pivot_table(index="layer", columns="step", values="value").reindex(layers) ** statistic.power
     if values.shape[1] > _MAX_CELLS:
         values = values.iloc[:, np.linspace(0, values.shape[1] - 1, _MAX_CELLS).round().astype(int)]
-    values.index = values.index.map(as_text)
+    values.index = values.index.map(plain_text)
     cells = values.to_numpy()
     options, ticks = _colours(cells[np.isfinite(cells)], statistic.scale)
     figure = Figure(figsize=(9, min(1.9 + 0.32 * len(layers), _MAX_INCHES)), dpi=DPI, layout="constrained")

@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from bn_lightning.callbacks._activation_monitor.figures import DPI, as_text
+from bn_lightning.callbacks._activation_monitor.figures import DPI
 from bn_lightning.callbacks._activation_monitor.history import PERCENTAGES
 from bn_lightning.callbacks._activation_monitor.layout import spread
+from bn_lightning.figure_text import plain_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,7 +55,7 @@ def _page(history: Mapping[str, Mapping[int, "np.ndarray"]], of: str, title: str
         axes = figure.subplots(rows, columns, squeeze=False)
         for number, (ax, (layer, quantiles)) in enumerate(zip(axes.flat, history.items(), strict=False)):
             _panel(ax, quantiles)
-            ax.set_title(as_text(layer))
+            ax.set_title(plain_text(layer))
             ax.set_xlabel(of if number >= len(history) - columns else "")
             ax.set_ylabel("optimizer step" if number % columns == 0 else "")
         for ax in axes.flat[len(history) :]:
