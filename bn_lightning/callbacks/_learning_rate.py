@@ -58,5 +58,7 @@ def _scale(scheduler: Any, factor: float, tensors: dict[int, Tensor]) -> None:
         if isinstance(rates := getattr(scheduler, name, None), list):
             setattr(scheduler, name, [_multiplied(rate, factor, tensors) for rate in rates])
     for name in ("eta_min", "default_min_lr"):
-        if isinstance(rate := getattr(scheduler, name, None), int | float):
+        rate = getattr(scheduler, name, None)
+        if isinstance(rate, int | float | Tensor) and id(rate) not in tensors:
+            # Not in place: no optimizer's code holds such a tensor, and a module may give it to the next fit too.
             setattr(scheduler, name, rate * factor)

@@ -12,6 +12,7 @@ SCHEDULES = {
     "exponential": lambda o: schedules.ExponentialLR(o, 0.9),
     "lambda": lambda o: schedules.LambdaLR(o, lambda step: 1 / (1 + step)),
     "cosine": lambda o: schedules.CosineAnnealingLR(o, 6, eta_min=0.01),
+    "cosine to a tensor": lambda o: schedules.CosineAnnealingLR(o, 6, eta_min=torch.tensor(0.01).double()),
     "restarts": lambda o: schedules.CosineAnnealingWarmRestarts(o, 3, eta_min=0.01),
     "cycle": lambda o: schedules.OneCycleLR(o, 0.3, total_steps=10, cycle_momentum=False),
     "triangles": lambda o: schedules.CyclicLR(o, 0.1, 0.4, step_size_up=2, cycle_momentum=False),
@@ -19,7 +20,15 @@ SCHEDULES = {
     "warmup": lambda o: schedules.SequentialLR(
         o, [schedules.LinearLR(o, 0.1, 1.0, 3), schedules.StepLR(o, 2, 0.5)], [3]
     ),
+    "warmup to a tensor": lambda o: schedules.SequentialLR(
+        o,
+        [schedules.LinearLR(o, 0.1, 1.0, 3), schedules.CosineAnnealingLR(o, 4, eta_min=torch.tensor(0.01).double())],
+        [3],
+    ),
     "plateau": lambda o: schedules.ReduceLROnPlateau(o, patience=0, min_lr=0.02),
+    "plateau at a tensor": lambda o: schedules.ReduceLROnPlateau(
+        o, patience=0, min_lr=torch.tensor(0.02, dtype=torch.float64)
+    ),
 }
 
 
@@ -70,6 +79,13 @@ def test_a_tensor_rate_of_several_groups_is_multiplied_once(make):
     torch.testing.assert_close(found, ((before, 5 * before),))
     for config in configs:
         torch.testing.assert_close(config.scheduler.get_last_lr(), [rate] * 3)
+
+
+def test_a_tensor_that_a_schedule_ends_at_is_left_to_the_next_fit():
+    lowest = torch.tensor(0.01, dtype=torch.float64)
+    found = [rates(lambda o: schedules.CosineAnnealingLR(o, 6, eta_min=lowest), 5.0) for _ in range(2)]
+    assert float(lowest) == 0.01
+    assert found[0][-1].tolist() == found[1][-1].tolist() == pytest.approx([0.05, 0.05])
 
 
 @pytest.mark.parametrize("factor", [0, -1.0, float("nan")])
