@@ -13,12 +13,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from bn_lightning.functional.norms import euclidean_norms
+
 DEAD = "dead"
 DIED = "died"
 NON_FINITE = "non-finite"
-
-# Of norms below it, squares of elements that matter may have lost digits or be 0 in float64.
-_SQUARES_UNDERFLOW = 1e-140
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ def gradient_shift(
             f"{shapes} before and {others} after. Take both from the same parameters."
         )
     g, h = (_as_vector(parts) for parts in (before, after))
-    norm, other, distance = _norm(g), _norm(h), _norm(g - h)
+    norm, other, distance = euclidean_norms([g, h, g - h])
     if not (math.isfinite(norm) and math.isfinite(other)):
         return GradientShift(math.nan, math.nan, math.nan, math.nan, NON_FINITE)
     if norm == 0:
@@ -98,15 +97,6 @@ def gradient_shift(
 def _as_vector(parts: Sequence[Tensor]) -> Tensor:
     # Norms of float32 gradients above 1e19 would overflow where they are squared, and diverging runs have these.
     return torch.cat([part.detach().cpu().double().flatten() for part in parts])
-
-
-def _norm(vector: Tensor) -> float:
-    norm = float(vector.norm())
-    if norm < _SQUARES_UNDERFLOW or math.isinf(norm):
-        largest = float(vector.abs().max()) if len(vector) else 0.0
-        if 0 < largest < math.inf:
-            norm = largest * float((vector / largest).norm())
-    return norm
 
 
 @dataclass(frozen=True)

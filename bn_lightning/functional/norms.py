@@ -16,6 +16,9 @@ ROW = 4096
 # Between these no square of an element that matters under- or overflows in float32.
 _SAFE = (1e-12, 1e18)
 
+# Of norms below it, squares of elements that matter may have lost digits or be 0 in float64.
+_SQUARES_UNDERFLOW = 1e-140
+
 
 def euclidean_norm(parts: Iterable[Float[Tensor, "..."]]) -> float:
     """‖·‖₂ of several tensors as one long vector.
@@ -40,8 +43,8 @@ def euclidean_norms(parts: Iterable[Float[Tensor, "..."]]) -> list[float]:
         parts: Real tensors of any shapes, dtypes and devices.
 
     Returns:
-        The norms, to five digits or more for elements of float32 however large or small; NaN or infinite where an
-        element is.
+        The norms, to five digits or more for elements of float32 or float64 however large or small; NaN or infinite
+        where an element is.
 
     Example:
         >>> euclidean_norms([torch.tensor([3.0, 4.0]), torch.tensor([])])
@@ -64,7 +67,16 @@ def euclidean_norms(parts: Iterable[Float[Tensor, "..."]]) -> list[float]:
 
 
 def _of_each(parts: list[Tensor]) -> list[float]:
-    if len({part.device for part in parts}) != 1:
-        return [float(torch.linalg.vector_norm(part, dtype=torch.float64)) for part in parts]
-    norms: list[float] = torch.stack(torch._foreach_norm(parts, 2, torch.float64)).tolist()
-    return norms
+    if len({part.device for part in parts}) == 1:
+        norms: list[float] = torch.stack(torch._foreach_norm(parts, 2, torch.float64)).tolist()
+    else:
+        norms = [float(torch.linalg.vector_norm(part, dtype=torch.float64)) for part in parts]
+    return [_in_range(norm, part) for norm, part in zip(norms, parts, strict=True)]
+
+
+def _in_range(norm: float, part: Tensor) -> float:
+    if part.dtype == torch.float64 and len(part) and (norm < _SQUARES_UNDERFLOW or math.isinf(norm)):
+        largest = float(part.abs().max())
+        if 0 < largest < math.inf:
+            return largest * float(torch.linalg.vector_norm(part / largest))
+    return norm

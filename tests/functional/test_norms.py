@@ -32,6 +32,14 @@ def test_dtypes_and_shapes_mix(dtype):
     assert euclidean_norms([part, torch.ones(4)]) == pytest.approx([expected, 2.0], rel=1e-5)  # as above
 
 
+@pytest.mark.parametrize("size", [2, 2 * ROW])
+@pytest.mark.parametrize("exponent", [-320, -300, -170, -150, -100, 100, 160, 170, 300])
+def test_elements_of_float64_may_be_as_small_or_large_as_it_holds(size, exponent):
+    part = torch.tensor([3.0, 4.0], dtype=torch.float64).repeat(size // 2) * 10.0**exponent
+    expected = math.hypot(*part.tolist())
+    assert euclidean_norms([part, torch.zeros(2).double()]) == pytest.approx([expected, 0.0], rel=1e-12, abs=0)
+
+
 def test_millions_of_elements_keep_their_digits():
     part = torch.full((3_000_001,), 0.1)
     # Equal elements round alike, the worst case for sums over rows in float32; one sum over all is off by 1e-3.
