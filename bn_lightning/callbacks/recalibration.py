@@ -15,6 +15,7 @@ from bn_lightning.callbacks._compat import (
     rank_zero_info,
     rank_zero_warn,
 )
+from bn_lightning.callbacks._kept_average import KeptAverage
 from bn_lightning.callbacks._loader import training_batches
 from bn_lightning.callbacks._mark import mark_checkpoints, unmark_checkpoints
 from bn_lightning.callbacks._no_trace import no_trace
@@ -26,12 +27,6 @@ from bn_lightning.surgery.statistics.estimators import Estimator, check_estimato
 from bn_lightning.surgery.statistics.recalibrate import recalibrate_batch_norm
 from bn_lightning.surgery.statistics.recalibration_report import RecalibrationReport
 from bn_lightning.surgery.statistics.recent_batches import RecentBatchStatistics
-from bn_lightning.surgery.statistics.running_statistics import (
-    Statistics,
-    holds_statistics,
-    statistics_of,
-    write_statistics,
-)
 
 Batches = Iterable[Any] | Callable[[], Iterable[Any]]
 
@@ -133,12 +128,7 @@ class BatchNormRecalibration(CallbackBase):
         self.every_n_validations = every_n_validations
         self.last_report: RecalibrationReport | None = None
         self._validations = 0
-        self._step = -1
-        # The running average while population statistics are in its place, and what took its place.
-        self._running: Statistics = {}
-        self._population: Statistics = {}
-        # Whether the module itself holds them, and not only the average that is kept beside it.
-        self._in_module = True
+        self._kept = KeptAverage()
         self._recent: RecentBatchStatistics | None = None
         self._norms: list[_BatchNorm] = []
         self._training: list[bool] | None = None
@@ -149,7 +139,7 @@ class BatchNormRecalibration(CallbackBase):
         Returns:
             Plain tensors and numbers.
         """
-        return {"running": self._running, "validations": self._validations, "step": self._step}
+        return {**self._kept.state_dict(), "validations": self._validations}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up the running average and the counters of a checkpoint.
@@ -157,13 +147,12 @@ class BatchNormRecalibration(CallbackBase):
         Args:
             state_dict: What `state_dict` returned.
         """
-        self._running, self._population = state_dict["running"], {}
+        self._kept.load_state_dict(state_dict)
         self._validations = state_dict["validations"]
-        self._step = state_dict["step"]
 
     def setup(self, trainer: "Trainer", pl_module: "LightningModule", stage: str) -> None:
         """Refuse what it cannot work with."""
-        self._forget_what_others_changed(pl_module)
+        self._kept.forget_if_changed(pl_module)
         if stage != "fit":
             return
         strategies = SHARDED.intersection(kind.__name__ for kind in type(trainer.strategy).__mro__)
@@ -203,11 +192,11 @@ class BatchNormRecalibration(CallbackBase):
 
     def on_train_start(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
         """Look which norms there are, and that the data can be read; a resumed run may begin in mid-epoch."""
-        if self._population:  # else a checkpoint has just brought the running average
-            self._forget_what_others_changed(pl_module)
-            if self._running and weight_averaging_of(trainer) is not None:
+        if not self._kept.is_of_checkpoint:
+            self._kept.forget_if_changed(pl_module)
+            if self._kept and weight_averaging_of(trainer) is not None:
                 # A second fit starts its average from a copy of the module: both get the running average.
-                write_statistics(pl_module, self._running)
+                self._kept.write_running(pl_module)
         if self.estimator == "last_batches":
             self._recent = RecentBatchStatistics(pl_module, num_batches=self.num_batches or LAST_BATCHES)
             self._recent.__enter__()
@@ -226,12 +215,9 @@ class BatchNormRecalibration(CallbackBase):
         """Put the running average back, if population statistics are in its place."""
         if self._recent is not None:
             self._recent.forget_batch()
-        if self._running:
+        if self._kept:
             with averaged_weights(trainer, pl_module, weight_averaging_of(trainer)):
-                # StochasticWeightAveraging resets the norms before its last epoch.
-                if not self._population or holds_statistics(pl_module, self._population):
-                    write_statistics(pl_module, self._running)
-            self._running, self._population = {}, {}
+                self._kept.put_back(pl_module)
 
     def on_train_batch_end(
         self, trainer: "Trainer", pl_module: "LightningModule", outputs: Any, batch: Any, batch_idx: int
@@ -255,10 +241,9 @@ class BatchNormRecalibration(CallbackBase):
         """Leave the model with population statistics, also when the weights moved since the last ones."""
         # That average comes into the module in this very hook, or did so after the last validation.
         self._recalibrate(trainer, pl_module, again=stochastic_averaging_of(trainer) is not None)
-        if self._running and weight_averaging_of(trainer) is not None:
+        if self._kept and weight_averaging_of(trainer) is not None:
             # The average is copied into the module in this hook too, before or after this.
-            write_statistics(pl_module, self._population)
-            self._in_module = True
+            self._kept.write_population(pl_module)
 
     def on_save_checkpoint(self, trainer: "Trainer", pl_module: "LightningModule", checkpoint: dict[str, Any]) -> None:
         """Say in the checkpoint which statistics it carries."""
@@ -271,11 +256,6 @@ class BatchNormRecalibration(CallbackBase):
     def on_exception(self, trainer: "Trainer", pl_module: "LightningModule", exception: BaseException) -> None:
         """Stop marking checkpoints; the module keeps the statistics it has, and the state says which."""
         self._release(pl_module)
-
-    def _forget_what_others_changed(self, module: nn.Module) -> None:
-        """Drop the running average kept here where it is not that of the module: another one, or other weights."""
-        if self._running and not holds_statistics(module, self._population):
-            self._running, self._population, self._step = {}, {}, -1
 
     def _release(self, module: nn.Module) -> None:
         unmark_checkpoints(module, owner=self)
@@ -291,11 +271,11 @@ class BatchNormRecalibration(CallbackBase):
 
     def _recalibrate(self, trainer: "Trainer", module: "LightningModule", *, again: bool = False) -> None:
         # With a running average set aside no batch has been trained on since the last time.
-        if (self._running and not again) or not self._norms or self._training is None:
+        if (self._kept and not again) or not self._norms or self._training is None:
             return
         averaging = weight_averaging_of(trainer)
         with averaged_weights(trainer, module, averaging):
-            running, stage = self._running or statistics_of(module), trainer.state.stage
+            running, stage = self._kept.running_of(module), trainer.state.stage
             try:
                 # Transfer hooks and steps that augment in training ask the Trainer whether it trains.
                 trainer.training = True
@@ -313,9 +293,9 @@ class BatchNormRecalibration(CallbackBase):
                 return
             finally:
                 trainer.state.stage = stage
-            self._running, self._population, self._step = running, statistics_of(module), trainer.global_step
-        self._in_module = averaging is None
-        rank_zero_info(f"BatchNormRecalibration at step {self._step}: {self.last_report}.")
+            self._kept.keep(running, module, step=trainer.global_step)
+        self._kept.in_module = averaging is None
+        rank_zero_info(f"BatchNormRecalibration at step {self._kept.step}: {self.last_report}.")
 
     def _estimate(self, trainer: "Trainer", module: "LightningModule") -> RecalibrationReport:
         if self._recent is not None:
@@ -337,10 +317,4 @@ class BatchNormRecalibration(CallbackBase):
         return self.batches() if callable(self.batches) else self.batches
 
     def _mark(self, checkpoint: dict[str, Any]) -> None:
-        # With save_weights_only no callback is asked, so the weights are those of training, not their average.
-        carried = bool(self._running) and (self._in_module or "callbacks" in checkpoint)
-        checkpoint["bn_lightning_statistics"] = {
-            "kind": "population" if carried else "running",
-            "estimator": self.estimator,
-            "global_step": self._step if carried else checkpoint["global_step"],
-        }
+        self._kept.mark(checkpoint, self.estimator)
