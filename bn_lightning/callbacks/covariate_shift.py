@@ -5,20 +5,15 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from bn_lightning.callbacks._activation_drift import ActivationDrift
-from bn_lightning.callbacks._compat import LightningModule, Trainer, misconfiguration, rank_zero_warn
-from bn_lightning.callbacks._example import Example, example_of, run_like
+from bn_lightning.callbacks._activation_shift import ActivationShift
+from bn_lightning.callbacks._compat import LightningModule, Trainer, rank_zero_warn
 from bn_lightning.callbacks._measure_figures import shift_figures
-from bn_lightning.callbacks._no_trace import no_trace
 from bn_lightning.callbacks._probe_monitor import ProbeMonitor
 from bn_lightning.callbacks._step_batches import StepBatches
 from bn_lightning.errors import NoEffectWarning, NoSiteError
 from bn_lightning.probes.covariate_shift import LayerShift, gradient_covariate_shift
-from bn_lightning.probes.covariate_shift_activations import ActivationProbe, Activations
 from bn_lightning.probes.objective import LossFn
 from bn_lightning.schedule import Schedule
-from bn_lightning.surgery.plan import Site
-from bn_lightning.surgery.planning import plan_insertion
 
 if TYPE_CHECKING:
     import pandas
@@ -154,7 +149,7 @@ class CovariateShiftMonitor(ProbeMonitor):
 
     def state_dict(self) -> dict[str, Any]:
         """The activations at the start of training, so that a resumed run measures drift from there."""
-        return {} if self._drift is None else self._drift.state_dict()
+        return {} if self._shift is None else self._shift.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over the start of the run that is resumed."""
@@ -162,11 +157,7 @@ class CovariateShiftMonitor(ProbeMonitor):
 
     def _begin(self, name: str) -> None:
         super()._begin(name)
-        self._sites: tuple[Site, ...] = ()
-        self._entry = "forward"
-        self._activations: ActivationProbe | None = None
-        self._drift: ActivationDrift | None = None
-        self._before: Activations = {}
+        self._shift: ActivationShift | None = None
         self._parameters: dict[str, Tensor] = {}
         self._batches = StepBatches()
         self._due = False
@@ -181,48 +172,22 @@ class CovariateShiftMonitor(ProbeMonitor):
         """Refuse what cannot be measured, and find the nonlinearities; norms are inserted by now."""
         super().on_fit_start(trainer, pl_module)
         if self.activations:
-            if pl_module.example_input_array is None and not pl_module.automatic_optimization:
-                raise misconfiguration(
-                    trainer,
-                    f"CovariateShiftMonitor finds the nonlinearities of {type(pl_module).__name__} by running it, and "
-                    "its training_step optimizes manually. Set example_input_array on the module to a batch of "
-                    "inputs, or leave activations out with activations=False.",
-                )
-            example = example_of(trainer, pl_module)
-            self._entry = example.entry
-            self._sites = self._plan(pl_module, example)
-
-    def _plan(self, pl_module: "LightningModule", example: Example) -> tuple[Site, ...]:
-        try:
-            with no_trace(pl_module):
-                return plan_insertion(pl_module, example.args, example.kwargs, entry=example.entry).sites
-        except NoSiteError:
-            return ()
+            self._shift = ActivationShift(trainer, pl_module)
 
     def on_train_start(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
         """Collect the probe set, once, and run it for the drift: the training data are there by now."""
-        if not self.activations:
+        if self._shift is None:
             return
         batches = self._probe_batches(trainer, pl_module)
         try:
-            self._activations = ActivationProbe(
-                pl_module,
-                batches,
-                sites=self._sites,
-                forward=run_like(self._entry, of_training=self.probe is None),
-                include=self.include,
-            )
+            self._shift.attach(pl_module, batches, of_training=self.probe is None, include=self.include)
         except NoSiteError as error:
+            self._shift = None
             rank_zero_warn(f"CovariateShiftMonitor compares no activations. {error}", category=NoEffectWarning)
             return
-        self._drift = ActivationDrift(batches, self._activate(trainer, pl_module), self._resumed)
-        self._resumed = {}
-
-    def _activate(self, trainer: "Trainer", pl_module: "LightningModule") -> Activations:
-        if self._activations is None:
-            return {}
         with self._guarded(trainer, pl_module):
-            return self._activations.activations()
+            self._shift.start(batches, self._resumed)
+        self._resumed = {}
 
     def on_train_batch_start(
         self, trainer: "Trainer", pl_module: "LightningModule", batch: Any, batch_idx: int
@@ -234,7 +199,9 @@ class CovariateShiftMonitor(ProbeMonitor):
         if self._begins_due_step(trainer, batch_idx):
             self._due = True
             self._parameters = {name: part.detach().clone() for name, part in pl_module.named_parameters()}
-            self._before = self._activate(trainer, pl_module)
+            if self._shift is not None:
+                with self._guarded(trainer, pl_module):
+                    self._shift.begin_step()
         if self.gradients:
             self._batches.keep(batch)
 
@@ -271,10 +238,11 @@ class CovariateShiftMonitor(ProbeMonitor):
                 )
             self._warn_of_states(step, found)
             scalars |= self._add(step, {entry.layer: entry.numbers() for entry in found})
-        if self._activations is not None and self._drift is not None:
-            after = self._activate(trainer, pl_module)
-            scalars |= self._add(step, self._activations.shift(self._before, after).numbers())
-            scalars |= self._add(step, self._drift.shift(after).numbers("activation_drift"))
+        if self._shift is not None:
+            with self._guarded(trainer, pl_module):
+                found_shift = self._shift.end_step()
+            for numbers in found_shift:
+                scalars |= self._add(step, numbers)
         self._write(trainer, scalars, step)
 
     def _warn_of_states(self, step: int, found: Sequence[LayerShift]) -> None:
@@ -290,8 +258,7 @@ class CovariateShiftMonitor(ProbeMonitor):
             self._warned |= set(new)
 
     def _release(self) -> None:
-        # The start of the drift stays: a checkpoint may be saved after training has ended.
         self._due = False
-        self._activations = None
-        self._before = {}
+        if self._shift is not None:
+            self._shift.release()
         self._parameters, self._batches = {}, StepBatches()
