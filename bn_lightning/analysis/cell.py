@@ -9,7 +9,8 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from bn_lightning.analysis.cell_processes import processes_of, train_in_processes
-from bn_lightning.analysis.configuration import describe, versions
+from bn_lightning.analysis.configuration import versions
+from bn_lightning.analysis.description import describe
 from bn_lightning.analysis.process_lock import held
 from bn_lightning.analysis.results import results_table, write_json, write_table
 from bn_lightning.analysis.run_folder import RunFolder

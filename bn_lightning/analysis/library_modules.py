@@ -58,3 +58,20 @@ def is_standard(module: str) -> bool:
     """
     source = _source(module)
     return module != "__main__" and (source is None or _is_under(source, ("stdlib", "platstdlib")))
+
+
+def own_bases(kind: type) -> list[type]:
+    """Classes that users wrote among those a class inherits from, itself included.
+
+    Args:
+        kind: A class.
+
+    Returns:
+        The classes, nearest first; none for a library's class. This package counts as one where it is installed, and
+        not where it is worked on.
+
+    Example:
+        >>> own_bases(dict)
+        []
+    """
+    return [base for base in kind.__mro__ if not is_installed(base.__module__)]

@@ -9,7 +9,8 @@ import pandas as pd
 
 from bn_lightning.analysis.cell import Cell, Outcome
 from bn_lightning.analysis.cell_processes import processes_of
-from bn_lightning.analysis.configuration import cell_configuration, configuration_hash, describe
+from bn_lightning.analysis.configuration import cell_configuration, configuration_hash
+from bn_lightning.analysis.description import describe
 from bn_lightning.analysis.engine import WorkerError, check_engine, run_cells
 from bn_lightning.analysis.progress import cell_progress
 from bn_lightning.analysis.run_folder import RunFolder

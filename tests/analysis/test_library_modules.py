@@ -3,7 +3,9 @@ import sysconfig
 from pathlib import Path
 from types import ModuleType
 
-from bn_lightning.analysis.library_modules import is_library
+from tiny import TinyNet
+
+from bn_lightning.analysis.library_modules import is_library, own_bases
 
 
 def test_libraries_and_this_package_are_told_by_their_version():
@@ -26,3 +28,12 @@ def test_code_beside_the_interpreter_is_the_users_own(monkeypatch, tmp_path):
         assert not is_library(name)
     assert is_library("json")
     assert is_library("numpy")
+
+
+def test_methods_of_bases_count_where_a_user_wrote_them():
+    class Wider(TinyNet):
+        def forward(self, x):
+            return 2 * x
+
+    assert own_bases(Wider) == [Wider, TinyNet]
+    assert own_bases(dict) == []

@@ -1,0 +1,90 @@
+import functools
+
+import pytest
+from files_of_mine import describe_net
+from tiny import TinyNet
+
+from bn_lightning.analysis.description import describe
+from bn_lightning.analysis.read_elsewhere import read_elsewhere
+
+BLOCKS = """
+    WIDTHS = [3, 5]
+
+    def activation(x):
+        return x.relu()
+
+    class Block:
+        def forward(self, x):
+            return activation(x)
+"""
+MODEL = """
+    import functools
+    import math
+    import blocks_of_mine
+    from blocks_of_mine import WIDTHS
+
+    RATE = 0.1
+    UNUSED = 1
+
+    @functools.lru_cache
+    def scale():
+        return RATE
+
+    class Net:
+        # a comment
+        def __init__(self):
+            self.blocks = [blocks_of_mine.Block() for _ in WIDTHS]
+
+        def loss(self):
+            return scale() * math.pi
+"""
+
+
+@pytest.fixture
+def described(tmp_path, monkeypatch):
+    return functools.partial(describe_net, tmp_path, monkeypatch)
+
+
+def net(described, *, model=MODEL, blocks=BLOCKS):
+    return described(blocks_of_mine=blocks, model_of_mine=model)
+
+
+@pytest.mark.parametrize(
+    ("file", "before", "after"),
+    [
+        ("model", "RATE = 0.1", "RATE = 0.2"),
+        ("model", "scale() * math.pi", "scale() + math.pi"),
+        ("model", "return RATE", "return RATE + 1"),
+        ("blocks", "[3, 5]", "[3, 7]"),
+        ("blocks", "x.relu()", "x.tanh()"),
+        ("blocks", "return activation(x)", "return -activation(x)"),
+    ],
+)
+def test_whatever_a_class_uses_of_the_users_own_modules_counts(described, file, before, after):
+    text = {"model": MODEL, "blocks": BLOCKS}[file]
+    assert before in text
+    assert net(described) != net(described, **{file: text.replace(before, after)})
+
+
+def test_what_it_does_not_use_and_how_it_is_written_do_not(described):
+    first = net(described)
+    assert set(first["reads"]) == {
+        "blocks_of_mine.Block", "blocks_of_mine.WIDTHS", "blocks_of_mine.activation", "model_of_mine.RATE",
+        "model_of_mine.WIDTHS", "model_of_mine.scale",
+    }  # fmt: skip
+    assert net(described) == first
+    assert net(described, model=MODEL.replace("UNUSED = 1", "UNUSED = 2").replace("a comment", "another")) == first
+
+
+def test_functions_that_call_each_other_come_to_an_end(described):
+    loop = "\n    def scale():\n        return other()\n\n    def other():\n        return scale()\n"
+    text = MODEL.replace("class Net", loop.strip() + "\n\n    class Net")
+    assert "model_of_mine.other" in net(described, model=text)["reads"]
+
+
+def test_what_libraries_hold_is_not_read():
+    assert "reads" not in describe(TinyNet)
+
+
+def test_no_functions_read_nothing():
+    assert read_elsewhere([]) == {}
