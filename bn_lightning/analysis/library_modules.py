@@ -1,9 +1,11 @@
-"""Which modules libraries wrote, whose version tells what they do, and which users did."""
+"""Which modules and classes libraries wrote, whose version tells what they do, and which users did."""
 
 import functools
+import os
 import sys
 import sysconfig
 from pathlib import Path
+from types import ModuleType
 
 
 def is_library(module: str) -> bool:
@@ -58,6 +60,23 @@ def is_standard(module: str) -> bool:
     """
     source = _source(module)
     return module != "__main__" and (source is None or _is_under(source, ("stdlib", "platstdlib")))
+
+
+def module_name(module: ModuleType) -> str:
+    """Name of a module, the same on every platform.
+
+    Args:
+        module: Any module.
+
+    Returns:
+        Its name; `os.path` for the module that stands behind it on this platform.
+
+    Example:
+        >>> import os
+        >>> module_name(os.path)
+        'os.path'
+    """
+    return "os.path" if module is os.path else module.__name__
 
 
 def own_bases(kind: type) -> list[type]:

@@ -1,10 +1,10 @@
 """What users' functions read of the globals of their own modules."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
-from bn_lightning.analysis.library_modules import is_library
+from bn_lightning.analysis.library_modules import is_library, module_name
 from bn_lightning.analysis.short_digest import short_digest
 from bn_lightning.analysis.value_teller import ValueTeller
 
@@ -14,19 +14,22 @@ def read_elsewhere(functions: Iterable[Any]) -> dict[str, str]:
 
     Whatever users' own modules hold is told by what it holds and does, through `module.name` too: functions, classes,
     numbers, tensors, objects. What libraries made is told by its name, as their version tells what it does, and their
-    objects by what they were made with. A name counts wherever it stands, so a global whose name is also an attribute's
+    objects by what they were made with; their modules too are told by name, as one may be imported in place of another
+    (`import cupy as np`). A name counts wherever it stands, so a global whose name is also an attribute's
     may be digested in vain.
 
     Args:
         functions: Functions to start from.
 
     Returns:
-        Digest by qualified name, in alphabetical order.
+        Digest by qualified name, in alphabetical order; of a library's module its name.
 
     Example:
-        >>> import json
-        >>> read_elsewhere([len, lambda: json.dumps])
-        {}
+        >>> import json as encoder
+        >>> write = lambda: encoder.dumps
+        >>> write.__module__ = "__main__"  # as in a script
+        >>> read_elsewhere([len, write])
+        {'__main__.encoder': 'json'}
     """
     found: dict[str, str] = {}
     teller = ValueTeller(is_library)
@@ -37,7 +40,9 @@ def read_elsewhere(functions: Iterable[Any]) -> dict[str, str]:
         if is_library(str(function.__module__)):
             continue
         for name, value in _named(function):
-            found[name] = short_digest(teller.tell(value).encode())
+            found[name] = (
+                module_name(value) if isinstance(value, ModuleType) else short_digest(teller.tell(value).encode())
+            )
         todo += [entry for entry in teller.met if entry.__code__ not in seen]
         seen |= {entry.__code__ for entry in teller.met}
         teller.met.clear()
@@ -46,15 +51,20 @@ def read_elsewhere(functions: Iterable[Any]) -> dict[str, str]:
 
 def _named(function: FunctionType) -> Iterator[tuple[str, Any]]:
     """Qualified name and value of every global that a function may read."""
-    names = sorted(_names(function.__code__))
+    return _held(function.__globals__, function.__module__, sorted(_names(function.__code__)), set())
+
+
+def _held(namespace: Mapping[str, Any], module: str, names: list[str], passed: set[str]) -> Iterator[tuple[str, Any]]:
+    """What a module holds under these names, and what users' modules among it hold under them in turn."""
     for name in names:
-        if name not in function.__globals__ or name.startswith("__"):
+        if name not in namespace or name.startswith("__"):
             continue
-        value = function.__globals__[name]
-        if not isinstance(value, ModuleType):
-            yield f"{function.__module__}.{name}", value
-        elif not is_library(value.__name__):
-            yield from ((f"{value.__name__}.{n}", vars(value)[n]) for n in names if n in vars(value) and n[:2] != "__")
+        value = namespace[name]
+        if not isinstance(value, ModuleType) or is_library(value.__name__):
+            yield f"{module}.{name}", value
+        elif value.__name__ not in passed:
+            passed.add(value.__name__)
+            yield from _held(vars(value), value.__name__, names, passed)
 
 
 def _names(code: CodeType) -> set[str]:

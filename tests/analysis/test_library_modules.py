@@ -1,11 +1,15 @@
+import ntpath
+import os
+import posixpath
 import sys
 import sysconfig
 from pathlib import Path
 from types import ModuleType
 
+import pytest
 from tiny import TinyNet
 
-from bn_lightning.analysis.library_modules import is_library, own_bases
+from bn_lightning.analysis.library_modules import is_library, module_name, own_bases
 
 
 def test_libraries_and_this_package_are_told_by_their_version():
@@ -37,3 +41,10 @@ def test_methods_of_bases_count_where_a_user_wrote_them():
 
     assert own_bases(Wider) == [Wider, TinyNet]
     assert own_bases(dict) == []
+
+
+@pytest.mark.parametrize("behind", [posixpath, ntpath])
+def test_a_module_has_one_name_on_every_platform(monkeypatch, behind):
+    monkeypatch.setattr(os, "path", behind)
+    assert module_name(behind) == "os.path"
+    assert module_name(sys) == "sys"

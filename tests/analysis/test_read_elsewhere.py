@@ -58,6 +58,7 @@ def net(described, *, model=MODEL, blocks=BLOCKS):
         ("blocks", "[3, 5]", "[3, 7]"),
         ("blocks", "x.relu()", "x.tanh()"),
         ("blocks", "return activation(x)", "return -activation(x)"),
+        ("model", "import math", "import cmath as math"),
     ],
 )
 def test_whatever_a_class_uses_of_the_users_own_modules_counts(described, file, before, after):
@@ -70,7 +71,7 @@ def test_what_it_does_not_use_and_how_it_is_written_do_not(described):
     first = net(described)
     assert set(first["reads"]) == {
         "blocks_of_mine.Block", "blocks_of_mine.WIDTHS", "blocks_of_mine.activation", "model_of_mine.RATE",
-        "model_of_mine.WIDTHS", "model_of_mine.scale",
+        "model_of_mine.WIDTHS", "model_of_mine.math", "model_of_mine.scale",
     }  # fmt: skip
     assert net(described) == first
     assert net(described, model=MODEL.replace("UNUSED = 1", "UNUSED = 2").replace("a comment", "another")) == first
@@ -82,8 +83,19 @@ def test_functions_that_call_each_other_come_to_an_end(described):
     assert "model_of_mine.other" in net(described, model=text)["reads"]
 
 
-def test_what_libraries_hold_is_not_read():
-    assert "reads" not in describe(TinyNet)
+def test_of_libraries_only_the_names_are_read():
+    read = describe(TinyNet)["reads"]
+    assert read["tiny.torch"] == "torch"
+    assert {name.partition(".")[0] for name in read} == {"tiny"}
+
+
+@pytest.mark.parametrize("rate", ["RATE = 0.1", "import math as RATE"])
+def test_modules_of_packages_of_the_users_own_are_read(described, rate):
+    texts = {"inner_of_mine": rate, "outer_of_mine": "import inner_of_mine\nimport outer_of_mine"}
+    model = "import outer_of_mine\nclass Net:\n    def lr(self): return outer_of_mine.inner_of_mine.RATE"
+    first = described(**texts, model_of_mine=model)
+    texts["inner_of_mine"] = "RATE = 0.2"
+    assert described(**texts, model_of_mine=model) != first
 
 
 def test_no_functions_read_nothing():
