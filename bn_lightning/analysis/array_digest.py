@@ -18,19 +18,21 @@ def array_digest(value: Any, tell: Callable[[Any], str]) -> dict[str, Any]:
         tell: Digests the list that stands for an array of objects, whose bytes are addresses.
 
     Returns:
-        The digest of its bytes, its shape and its dtype.
+        The digest of its bytes, its shape and its dtype; the digest of its mask too, if it has one.
 
     Example:
         >>> array_digest(torch.zeros(2), str)
         {'shape': [2], 'dtype': 'torch.float32', 'array': 'af5570f5a181'}
     """
-    said = {"shape": list(value.shape), "dtype": str(value.dtype)}
+    said: dict[str, Any] = {"shape": list(value.shape), "dtype": str(value.dtype)}
     if isinstance(value, Tensor):
         if value.is_meta:
             return said
         flat = value.detach().cpu().to_dense() if value.layout != torch.strided else value.detach().cpu()
         flat = flat.resolve_conj().resolve_neg().contiguous().reshape(-1)
         value = flat.view(torch.uint8).numpy()  # NumPy has no bfloat16
+    if isinstance(value, np.ma.MaskedArray):
+        said["mask"] = array_digest(np.ma.getmaskarray(value), tell)["array"]
     array = np.ascontiguousarray(value)
     if array.dtype.hasobject:
         return {**said, "array": tell(array.tolist())}

@@ -3,9 +3,10 @@
 import dataclasses
 import functools
 import re
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
-from types import FunctionType, MethodType
+from types import FunctionType, MappingProxyType, MethodType
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,14 @@ from torch import Tensor, nn
 
 from bn_lightning.analysis.array_digest import array_digest
 from bn_lightning.analysis.code_digest import code_digest
+from bn_lightning.analysis.hidden_parts import way_into
 from bn_lightning.analysis.library_modules import is_library, own_bases
 from bn_lightning.analysis.object_parts import attributes_of, contents, qualified_name
 from bn_lightning.analysis.read_elsewhere import read_elsewhere
 from bn_lightning.analysis.value_digest import class_digest, value_digest
 
 PLAIN = (str, int, float, bool, type(None))
+HOLDERS = (dict, OrderedDict, Counter, MappingProxyType, list, tuple, range, bytes, set, frozenset)  # and nothing else
 TOLD = (PurePath, np.ndarray, np.generic, Tensor, torch.dtype, torch.device)  # by their value, though not plain
 
 
@@ -30,8 +33,9 @@ def describe(value: Any) -> Any:
     its name, a digest of their code; classes by their qualified name and, unless they are a library's, a digest of all
     that they hold; arrays and tensors by a digest of their values; other objects by their class, their plain attributes
     and a digest of the rest, in which weights that look drawn count by their shape and absolute paths by their last
-    name. Globals that users' functions and methods name are followed, see `read_elsewhere`; what a function reads from
-    files, or finds by a name made at run time, is not.
+    name. Random generators count by what seeded them, if it shows; Python's own `random.Random` does not show it.
+    Globals that users' functions and methods name are followed, see `read_elsewhere`; what a function reads from files,
+    or finds by a name made at run time, is not.
 
     Args:
         value: Any object.
@@ -64,12 +68,11 @@ def _describe_further(value: Any, depth: int) -> Any:
     if isinstance(value, functools.partial):
         said = {"call": inner(value.func), "with": {name: inner(v) for name, v in sorted(value.keywords.items())}}
         return {**said, "args": [inner(argument) for argument in value.args]} if value.args else said
-    if isinstance(value, Mapping):
-        return {str(name): inner(entry) for name, entry in value.items()}
-    if isinstance(value, (set, frozenset)):
-        return sorted((inner(entry) for entry in value), key=repr)
-    if isinstance(value, Sequence):
-        return [inner(entry) for entry in value]
+    if isinstance(value, (Mapping, Sequence, set, frozenset)):
+        held = _describe_entries(value, inner)
+        if type(value) in HOLDERS:
+            return held
+        return {"object": qualified_name(type(value)), "holds": held, "state": value_digest(value)}
     if isinstance(value, type):
         return _describe_class(value)
     if isinstance(value, (np.ndarray, np.generic, Tensor)) and not isinstance(value, nn.Parameter):
@@ -81,12 +84,28 @@ def _describe_further(value: Any, depth: int) -> Any:
         return {**_describe_function(value, inner), **({} if owner is None else {"of": inner(owner)})}
     if isinstance(value, nn.Module):
         return {"module": re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value)), "state": value_digest(value)}
+    if way_into(value) and is_library(type(value).__module__):
+        return {"object": qualified_name(type(value)), "state": value_digest(value)}
     attributes = attributes_of(value)
     plain = {name: inner(entry) for name, entry in attributes.items() if _is_plain(entry)}
     said = {"object": qualified_name(type(value)), **({"attributes": plain} if plain else {})}
     if len(plain) < len(attributes) or not attributes:
         said["state"] = value_digest(value)
     return said if is_library(type(value).__module__) else {**said, "type": _describe_class(type(value))}
+
+
+def _describe_entries(value: Any, inner: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {_describe_key(name): inner(entry) for name, entry in value.items()}
+    told = [inner(entry) for entry in value]
+    return sorted(told, key=repr) if isinstance(value, (set, frozenset)) else told
+
+
+def _describe_key(name: Any) -> str:
+    """By its text where it is plain; the text of other objects may hold their address."""
+    entries = name if isinstance(name, tuple) else (name,)
+    plain = all(isinstance(entry, PLAIN) for entry in entries)
+    return str(name) if plain else f"{_called(name)} {value_digest(name)}"
 
 
 def _is_plain(value: Any) -> bool:

@@ -9,15 +9,17 @@ from types import SimpleNamespace
 from typing import Any
 
 from torch import nn
+from torch.utils.data import Dataset
 
 from bn_lightning.analysis.library_modules import is_standard
 from bn_lightning.analysis.object_parts import attributes_of
 
-RECORDS = (  # of the standard library, and all they hold is told
+RECORDS = (  # of libraries, and all they hold is told
     SimpleNamespace,
     argparse.Namespace,
     functools.partialmethod,
     functools.cached_property,
+    Dataset,  # its targets may be set after it was made
 )
 _MODULE_STATE = frozenset(vars(nn.Module()))
 

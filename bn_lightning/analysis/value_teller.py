@@ -28,7 +28,8 @@ from torch import Tensor, nn
 
 from bn_lightning.analysis.array_digest import array_digest, parameter_digest
 from bn_lightning.analysis.code_digest import code_digest
-from bn_lightning.analysis.library_modules import is_standard, own_bases
+from bn_lightning.analysis.hidden_parts import way_into
+from bn_lightning.analysis.library_modules import is_standard, module_name, own_bases
 from bn_lightning.analysis.object_parts import contents, qualified_name
 from bn_lightning.analysis.short_digest import short_digest
 from bn_lightning.analysis.telling_attributes import telling_attributes
@@ -105,7 +106,7 @@ class ValueTeller:
         if isinstance(value, MethodType):
             return ["method", inner(value.__func__), inner(value.__self__)]
         if isinstance(value, ModuleType):
-            return ["module", value.__name__]
+            return ["module", module_name(value)]
         if isinstance(value, property):
             return ["property", inner(value.fget), inner(value.fset), inner(value.fdel)]
         if isinstance(value, functools.partial):
@@ -123,9 +124,16 @@ class ValueTeller:
         if isinstance(value, PurePath):  # where a folder lies differs between machines
             return ["path", value.name if value.is_absolute() else str(value)]
         if isinstance(value, BY_NAME):
-            return qualified_name(value)
+            owner = getattr(value, "__self__", None)
+            return [qualified_name(value), "" if isinstance(owner, ModuleType | type | None) else inner(owner)]
         attributes = telling_attributes(value, self.is_foreign)
-        return [inner(kind), self._entries(value, inner), {name: inner(entry) for name, entry in attributes.items()}]
+        way = way_into(value)
+        return [
+            inner(kind),
+            self._entries(value, inner),
+            {name: inner(entry) for name, entry in attributes.items()},
+            [inner(part) for part in way(value)] if way else [],
+        ]
 
     def _entries(self, value: Any, inner: Telling) -> Any:
         if isinstance(value, dict | MappingProxyType) or (

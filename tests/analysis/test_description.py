@@ -12,6 +12,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
+from data_holders import HOLDERS
 from tiny import TinyNet
 from torch import nn
 from torch.utils.data import Subset, TensorDataset
@@ -191,3 +192,59 @@ def test_the_digest_of_what_objects_hold_is_the_same_in_another_process(tmp_path
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
         printed.add(done.stdout)
     assert len(printed) == 1
+
+
+def placed(value: Any) -> dict[str, str]:
+    """What is said of a value in the places where configurations hold it."""
+    places = {
+        "itself": value,
+        "argument": functools.partial(TinyNet, part=value),
+        "attribute": Noise(value),
+        "captured": lambda: value,
+        "deep": [[[[[[[value]]]]]]],
+    }
+    return {place: json.dumps(describe(holder)) for place, holder in places.items()}
+
+
+@pytest.mark.parametrize("name", HOLDERS)
+def test_what_libraries_objects_hold_counts_wherever_they_are(name):
+    first, other = placed(HOLDERS[name](1)), placed(HOLDERS[name](2))
+    assert not [place for place in first if first[place] == other[place]]
+    assert placed(HOLDERS[name](1)) == first
+    assert " at 0x" not in json.dumps(first)
+
+
+@pytest.fixture(scope="module")
+def told_in_two_processes() -> list[dict[str, Any]]:
+    code = (
+        "from bn_lightning.analysis.description import describe; from data_holders import HOLDERS; import json\n"
+        "print(json.dumps({n: [describe(make(1)), describe([[[[[[[make(1)]]]]]]])] for n, make in HOLDERS.items()}))"
+    )
+    paths = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
+    told = []
+    for seed in ("1", "2"):
+        environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": paths}
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+        told.append(json.loads(done.stdout))
+    return told
+
+
+@pytest.mark.parametrize("name", HOLDERS)
+def test_what_they_hold_is_told_alike_in_every_process(told_in_two_processes, name):
+    first, other = told_in_two_processes
+    assert first[name] == other[name]
+
+
+def test_collections_of_the_users_own_are_told_with_what_they_do_and_keep():
+    def make(number: int, rate: float) -> Any:
+        class Settings(dict):
+            def rate(self) -> float:
+                return number
+
+        made = Settings(a=1)
+        made.extra = rate
+        return made
+
+    assert describe(make(1, 0.1))["holds"] == {"a": 1}
+    assert len({json.dumps(describe(made)) for made in (make(1, 0.1), make(2, 0.1), make(1, 0.2))}) == 3
+    assert describe(make(1, 0.1)) == describe(make(1, 0.1))
