@@ -1,6 +1,7 @@
 """Which modules and classes libraries wrote, whose version tells what they do, and which users did."""
 
 import functools
+import importlib.util
 import os
 import sys
 import sysconfig
@@ -33,6 +34,22 @@ def is_installed(module: str) -> bool:
         return False
     source = _source(module)
     return source is None or _is_under(source, ("stdlib", "platstdlib", "purelib", "platlib"))
+
+
+def is_users_to_import(module: str) -> bool:
+    """Whether a module that may not be imported yet is a user's own; it is looked for and not imported.
+
+    Args:
+        module: Its name.
+
+    Returns:
+        True for what is found outside the folders of installed packages.
+    """
+    top = module.partition(".")[0]
+    spec = None if top == "bn_lightning" else importlib.util.find_spec(top)
+    places = [] if spec is None else [spec.origin, *(spec.submodule_search_locations or ())]
+    files = [place for place in places if place not in (None, "built-in", "frozen", "namespace")]
+    return bool(files) and not _is_under(str(files[0]), ("stdlib", "platstdlib", "purelib", "platlib"))
 
 
 @functools.cache

@@ -1,10 +1,13 @@
 """What users' functions read of the globals of their own modules."""
 
+import contextlib
+import dis
+import importlib.util
 from collections.abc import Iterable, Iterator, Mapping
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
-from bn_lightning.analysis.library_modules import is_library, module_name
+from bn_lightning.analysis.library_modules import is_library, is_users_to_import, module_name
 from bn_lightning.analysis.short_digest import short_digest
 from bn_lightning.analysis.value_teller import ValueTeller
 
@@ -15,8 +18,8 @@ def read_elsewhere(functions: Iterable[Any]) -> dict[str, str]:
     Whatever users' own modules hold is told by what it holds and does, through `module.name` too: functions, classes,
     numbers, tensors, objects. What libraries made is told by its name, as their version tells what it does, and their
     objects by what they were made with; their modules too are told by name, as one may be imported in place of another
-    (`import cupy as np`). A name counts wherever it stands, so a global whose name is also an attribute's
-    may be digested in vain.
+    (`import cupy as np`). Users' modules that a function imports itself are followed too, and imported for that. A name
+    counts wherever it stands, so a global whose name is also an attribute's may be digested in vain.
 
     Args:
         functions: Functions to start from.
@@ -50,8 +53,13 @@ def read_elsewhere(functions: Iterable[Any]) -> dict[str, str]:
 
 
 def _named(function: FunctionType) -> Iterator[tuple[str, Any]]:
-    """Qualified name and value of every global that a function may read."""
-    return _held(function.__globals__, function.__module__, sorted(_names(function.__code__)), set())
+    """Qualified name and value of every global that a function may read, and of what it imports itself."""
+    names, passed = sorted(_names(function.__code__)), {str(function.__module__)}
+    yield from _held(function.__globals__, function.__module__, names, passed)
+    for module in _imports(function.__code__, str(function.__globals__.get("__package__") or "")):
+        if module.__name__ not in passed:
+            passed.add(module.__name__)
+            yield from _held(vars(module), module.__name__, names, passed)
 
 
 def _held(namespace: Mapping[str, Any], module: str, names: list[str], passed: set[str]) -> Iterator[tuple[str, Any]]:
@@ -70,3 +78,19 @@ def _held(namespace: Mapping[str, Any], module: str, names: list[str], passed: s
 def _names(code: CodeType) -> set[str]:
     inner = [_names(constant) for constant in code.co_consts if isinstance(constant, CodeType)]
     return set(code.co_names).union(*inner)
+
+
+def _imports(code: CodeType, package: str) -> Iterator[ModuleType]:
+    """Users' modules that code imports as it runs."""
+    steps = [step for step in dis.get_instructions(code) if step.opname != "EXTENDED_ARG"]
+    for place, step in enumerate(steps):
+        if step.opname != "IMPORT_NAME":
+            continue
+        dots, wanted = "." * (steps[place - 2].argval or 0), steps[place - 1].argval or ()
+        with contextlib.suppress(Exception):  # what cannot be imported here cannot be followed
+            name = importlib.util.resolve_name(dots + step.argval, package)
+            if is_users_to_import(name):
+                yield __import__(name, fromlist=wanted or ("*",))
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _imports(constant, package)

@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 from tiny import TinyNet
 
-from bn_lightning.analysis.library_modules import is_library, module_name, own_bases
+from bn_lightning.analysis.library_modules import is_library, is_users_to_import, module_name, own_bases
 
 
 def test_libraries_and_this_package_are_told_by_their_version():
@@ -18,6 +18,17 @@ def test_libraries_and_this_package_are_told_by_their_version():
     assert is_library("bn_lightning.analysis.study")
     assert not is_library("tiny")
     assert not is_library("__main__")
+
+
+def test_a_module_is_told_before_it_is_imported(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "yet_of_mine.py").write_text("raise AssertionError\n")
+    (tmp_path / "folder_of_mine").mkdir()  # a package without __init__
+    assert is_users_to_import("yet_of_mine")
+    assert is_users_to_import("folder_of_mine.inner")
+    for name in ("torch.nn", "json", "sys", "bn_lightning.errors", "no_such_module_of_mine"):
+        assert not is_users_to_import(name)
+    assert "yet_of_mine" not in sys.modules
 
 
 def test_code_beside_the_interpreter_is_the_users_own(monkeypatch, tmp_path):

@@ -98,5 +98,38 @@ def test_modules_of_packages_of_the_users_own_are_read(described, rate):
     assert described(**texts, model_of_mine=model) != first
 
 
+LATE = ("from late_of_mine import RATE", "import late_of_mine\n        RATE = late_of_mine.RATE")
+
+
+@pytest.mark.parametrize("line", LATE)
+def test_what_a_function_imports_itself_is_read(described, line):
+    model = f"""
+    class Net:
+        def lr(self):
+            {line}
+            import json, no_such_module_of_mine
+            return lambda: json.dumps(RATE)
+    """.replace("\n        RATE", "\n            RATE")
+    first = described(late_of_mine="RATE = 0.1", model_of_mine=model)
+    assert set(first["reads"]) == {"late_of_mine.RATE"}
+    assert described(late_of_mine="RATE = 0.1  # the same", model_of_mine=model) == first
+    assert described(late_of_mine="RATE = 0.2", model_of_mine=model) != first
+
+
+def test_what_a_function_imports_from_its_own_package_is_read(described, tmp_path):
+    package = tmp_path / "package_of_mine"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "net.py").write_text(
+        "class Net:\n    def lr(self):\n        from . import rates\n        return rates.RATE\n"
+    )
+    found = []
+    for rate in (0.1, 0.2):
+        (package / "rates.py").write_text(f"RATE = {rate}\n")
+        found.append(described(model_of_mine="from package_of_mine.net import Net")["reads"])
+    assert [set(reads) for reads in found] == [{"package_of_mine.rates.RATE"}] * 2
+    assert found[0] != found[1]
+
+
 def test_no_functions_read_nothing():
     assert read_elsewhere([]) == {}

@@ -12,6 +12,7 @@ from bn_lightning.analysis.plots.layers import ACTIVATION_SHIFT, MAX_LAYERS, plo
 from bn_lightning.analysis.plots.note import note_figure
 from bn_lightning.analysis.plots.standard import figure_of, labels_of, metric_figure
 from bn_lightning.analysis.plots.style import REFERENCE_COLOR
+from bn_lightning.analysis.studies._measured_digits import measured_digits
 from bn_lightning.analysis.studies._one_factor import PLACEMENTS, one_factor_arms
 from bn_lightning.analysis.study import Figure, Problem, Study
 
@@ -25,6 +26,8 @@ SUMMARY = {
     "activation_shift_wasserstein_normalised": "activation shift\nW₁ / std, one step",
     "activation_drift_wasserstein_normalised": "activation drift\nW₁ / std, start to end",
 }
+
+default_problem = measured_digits
 
 
 def study(problem: Problem) -> Study:

@@ -10,12 +10,15 @@ from bn_lightning.analysis.plots.note import note_figure
 from bn_lightning.analysis.plots.smoothness import plot_smoothness
 from bn_lightning.analysis.plots.standard import figure_of, labels_of, metric_figure
 from bn_lightning.analysis.plots.style import house_style
+from bn_lightning.analysis.studies._measured_digits import measured_digits
 from bn_lightning.analysis.studies._one_factor import PLACEMENTS, one_factor_arms
 from bn_lightning.analysis.study import Figure, Problem, Study
 
 MEASUREMENTS = 40  # of a run
 PROBE_SIZE = 1000  # with few samples the comparison can turn round
 BETAS = {"effective_beta": "effective β", "effective_beta_normalised": "effective β, normalised coordinates"}
+
+default_problem = measured_digits
 
 
 def study(problem: Problem) -> Study:

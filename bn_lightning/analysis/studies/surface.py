@@ -11,6 +11,7 @@ from bn_lightning.analysis.plots.by_arm import plot_by_arm
 from bn_lightning.analysis.plots.landscapes import plot_landscape_lines, plot_landscape_planes
 from bn_lightning.analysis.plots.note import note_figure
 from bn_lightning.analysis.plots.standard import labels_of, metric_figure
+from bn_lightning.analysis.studies._measured_digits import measured_digits
 from bn_lightning.analysis.studies._one_factor import PLACEMENTS, one_factor_arms
 from bn_lightning.analysis.study import Figure, Problem, Study
 
@@ -26,6 +27,8 @@ PLATEAUS = {
     "own_plateau_share": "share below 1/10 of the plane's largest",
 }
 NOTHING = "No run has a finite loss around its weights, so there is nothing to draw."
+
+default_problem = measured_digits
 
 
 def study(problem: Problem) -> Study:
