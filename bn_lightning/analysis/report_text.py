@@ -151,13 +151,17 @@ def commands(folder: Path, study: Study, cells: pd.DataFrame) -> list[str]:
         One command per line.
     """
     again = f"--out={folder.with_name(folder.name + '_again')}"
-    typed = (RunFolder(folder).owner() or {}).get("command")
+    owner = RunFolder(folder).owner() or {}
+    typed, environment = owner.get("command"), owner.get("environment", {})
+    # The data that it names are others than those of a shell without it, unless the command names some itself.
+    unnamed = not any(argument.startswith("--data") for argument in typed or ())
+    before = "".join(f"{name}={shlex.quote(value)} " for name, value in environment.items() if unnamed)
     if typed:
-        anew = shlex.join(["bn-lightning", *_without_out(typed), again])
+        anew = before + shlex.join(["bn-lightning", *_without_out(typed), again])
     elif study.name in study_names() and study.problem.name == default_problem(study.name).name:
         steps, seeds = study.problem.budget.max_steps, cells["seed"].nunique()
         options = [f"--max-steps={steps}", f"--seeds={seeds}", again, *_chosen_arms(study)]
-        anew = shlex.join(["bn-lightning", "compare", study.name, *options])
+        anew = before + shlex.join(["bn-lightning", "compare", study.name, *options])
     else:
         anew = f"# The study was run from Python: run the same code again with out={str(folder) + '_again'!r}."
     return [

@@ -12,6 +12,7 @@ from bn_lightning.analysis.cell_processes import processes_of
 from bn_lightning.analysis.configuration import cell_configuration, configuration_hash
 from bn_lightning.analysis.description import describe
 from bn_lightning.analysis.engine import WorkerError, check_engine, run_cells
+from bn_lightning.analysis.problems.mnist_file import named_by_environment
 from bn_lightning.analysis.progress import cell_progress
 from bn_lightning.analysis.run_folder import RunFolder
 from bn_lightning.analysis.run_warnings import (
@@ -174,6 +175,7 @@ def _what_a_report_needs(study: Study) -> dict[str, Any]:
         "target": problem.target,
         "layer_of_interest": problem.layer_of_interest,
         "budget": dataclasses.asdict(problem.budget),
+        "environment": named_by_environment(getattr(problem.data, "keywords", {}).get("data_dir")),
         "problem_options": describe(dict(problem.options)),
         "reference": study.reference,
         "arms": [

@@ -46,6 +46,15 @@ def test_the_command_as_it_was_typed_is_the_one_to_repeat_into_another_folder(tm
     assert anew == (f"bn-lightning compare placement --model my.Net '--model.name=a b' --out={tmp_path / 'run_again'}")
 
 
+@pytest.mark.parametrize("named", [[], ["--data-dir", "there"], ["--data", "my.Digits"]])
+def test_the_data_that_the_environment_named_are_named_in_the_command(tmp_path, named):
+    cells = made_up_cells(made_up_results(seeds=2, max_steps=0))
+    said = {"command": ["compare", "depth", *named], "environment": {"BN_LIGHTNING_DATA": "/my data"}}
+    write_json(tmp_path / "run" / "study.json", said)
+    anew = report_text.commands(tmp_path / "run", STUDY, cells)[0]
+    assert anew.startswith("bn-lightning compare" if named else "BN_LIGHTNING_DATA='/my data' bn-lightning compare")
+
+
 def test_a_study_run_from_python_names_no_command_that_would_train_something_else(tmp_path):
     cells = made_up_cells(made_up_results(seeds=2, max_steps=0))
     words = "# The study was run from Python"

@@ -1,3 +1,4 @@
+import functools
 import json
 import os
 import signal
@@ -19,6 +20,7 @@ from bn_lightning.analysis.runner import (
     ConfigurationChangedWarning,
     OtherVersionsWarning,
     StudyInterrupted,
+    _what_a_report_needs,
     execute,
 )
 from bn_lightning.analysis.study import Arm, Budget
@@ -279,3 +281,10 @@ def test_a_cell_that_another_run_finished_meanwhile_is_not_trained(tmp_path):
 def test_a_budget_of_its_own_decides_the_number_of_seeds(tmp_path):
     study = tiny_study(problem=tiny_problem(budget=Budget(max_steps=5, eval_every=5, seeds=1)))
     assert run(tmp_path, study).trained == 2
+
+
+def test_the_folder_that_the_environment_named_is_kept_with_the_run(tmp_path, monkeypatch):
+    study = tiny_study(problem=tiny_problem(data=functools.partial(dict, data_dir=str(tmp_path))))
+    for value, kept in ((str(tmp_path), {"BN_LIGHTNING_DATA": str(tmp_path)}), (str(tmp_path / "other"), {}), ("", {})):
+        monkeypatch.setenv("BN_LIGHTNING_DATA", value)
+        assert _what_a_report_needs(study)["environment"] == kept

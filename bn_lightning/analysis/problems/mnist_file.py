@@ -25,6 +25,23 @@ def data_folder(data_dir: str | Path | None = None) -> Path | None:
     return Path(named).expanduser().absolute() if named else None
 
 
+def named_by_environment(folder: str | Path | None) -> dict[str, str]:
+    """What the environment must say for a folder with MNIST to be found without being named.
+
+    Args:
+        folder: The folder that was read, or None for the embedded digits.
+
+    Returns:
+        The environment variable with its value, if it is what names the folder here; else nothing.
+
+    Example:
+        >>> named_by_environment(None)
+        {}
+    """
+    named = os.environ.get(DATA_VARIABLE)
+    return {DATA_VARIABLE: named} if named and folder is not None and data_folder(named) == Path(folder) else {}
+
+
 def read_mnist(folder: Path) -> dict[str, np.ndarray]:
     """Read `mnist.npz` from a folder; download it into the folder first if it is not there.
 
