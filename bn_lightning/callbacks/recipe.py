@@ -56,7 +56,8 @@ class BatchNormRecipe(CallbackBase):
 
     Dropout, samplers and schedulers are given back after fit and when it fails. Local response norms stay
     removed once trained without, because they act in evaluation too: each one's `bn_lightning_removed` in the state
-    dict lets a Trainer with this callback remove them before it loads the weights, and a plain model refuse them;
+    dict lets a Trainer with this callback or `BatchNormInsertion`, `bn_lightning.load_from_checkpoint` and the commands
+    that read checkpoints remove them before the weights are loaded, and a plain model refuse them;
     `bn_lightning.surgery.local_response_norm.remove_local_response_norm(model)` prepares one by hand. A resumed run
     continues with the rates and the decay of its checkpoint, which are not changed twice; if the checkpoint's run
     had no recipe, they are changed at that point. A learning-rate finder searches before its rate is multiplied.

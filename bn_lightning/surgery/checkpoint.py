@@ -15,6 +15,7 @@ from torch import nn
 from bn_lightning.errors import PlanMismatchError
 from bn_lightning.surgery.attach import apply_plan
 from bn_lightning.surgery.carried import plan_of
+from bn_lightning.surgery.local_response_norm import remove_as_in
 from bn_lightning.surgery.plan import InsertionPlan, NormFactory
 
 CHECKPOINT_KEY = "bn_lightning"
@@ -36,6 +37,8 @@ def write_plan(model: nn.Module, checkpoint: MutableMapping[str, Any]) -> None:
 def match_plan(model: nn.Module, checkpoint: MutableMapping[str, Any], *, norm: NormFactory | None = None) -> None:
     """Give a model the norms that a checkpoint was written with, before its weights are loaded.
 
+    Local response norms that were removed in the checkpoint's model are removed here too.
+
     Args:
         model: The module; changed in place where it has no norms yet and the checkpoint has.
         checkpoint: The loaded dictionary.
@@ -44,6 +47,7 @@ def match_plan(model: nn.Module, checkpoint: MutableMapping[str, Any], *, norm: 
     Raises:
         PlanMismatchError: If the model carries norms and the checkpoint none, or others.
     """
+    remove_as_in(model, checkpoint.get("state_dict", {}))
     written = checkpoint.get(CHECKPOINT_KEY, {}).get("plan")
     present = plan_of(model)
     if written is None:

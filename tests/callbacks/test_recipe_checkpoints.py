@@ -8,7 +8,10 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from recipe_cases import ByHand, Failing, Rates, Whole, layers, weights_of
 from torch import nn
 
+from bn_lightning.analysis.checkpoint_file import read_checkpoint
+from bn_lightning.analysis.checkpoint_loading import CheckpointLoader
 from bn_lightning.callbacks import BatchNormInsertion, BatchNormRecipe
+from bn_lightning.surgery.checkpoint import load_from_checkpoint
 from bn_lightning.surgery.local_response_norm import RemovedLocalResponseNorm, remove_local_response_norm
 
 
@@ -68,6 +71,23 @@ def test_checkpoints_say_that_local_response_norms_are_gone(tmp_path, weights_on
     remove_local_response_norm(by_hand)
     by_hand.load_state_dict(torch.load(path, weights_only=True)["state_dict"])
     torch.testing.assert_close(by_hand.eval()(x), expected, rtol=0, atol=0)
+
+
+# Lightning's advice to name the recipe too, which this Trainer is meant to do without.
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
+@pytest.mark.parametrize("insertion", [True, False])
+def test_whatever_reads_checkpoints_with_norms_removes_local_response_norms_too(tmp_path, insertion):
+    model = module(kind=Whole)
+    callbacks = [BatchNormInsertion()] * insertion
+    trainer(tmp_path, *callbacks, BatchNormRecipe(), Saving(tmp_path), max_epochs=1).fit(model, loader())
+    path, x = tmp_path / "epoch=0.ckpt", data()[:8][0]
+    expected = model.eval()(x)
+    loaded, for_the_command, resumed = load_from_checkpoint(Whole, path), module(3, kind=Whole), module(3, kind=Whole)
+    CheckpointLoader(read_checkpoint(path), path)(for_the_command)
+    trainer(tmp_path, *callbacks or [BatchNormRecipe()]).test(resumed, loader(), ckpt_path=path, verbose=False)
+    for other in (loaded, for_the_command, resumed):
+        torch.testing.assert_close(other.eval()(x), expected, rtol=0, atol=0)
+        assert len(norms_of(other)) == insertion
 
 
 def test_testing_leaves_a_network_with_local_response_norm_as_it_is(tmp_path):

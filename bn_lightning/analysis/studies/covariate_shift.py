@@ -42,7 +42,8 @@ def study(problem: Problem) -> Study:
     networks with batch norm have as much gradient shift as those without, or more, and train faster all the same.
     Activation shift is what Ioffe & Szegedy 2015 had in mind (section 2).
 
-    At the default size 18 cells of some 10 s each on one busy core: 2 minutes on two.
+    On the embedded digits 18 cells of some 10 s each on one busy core, 2 minutes on two; on MNIST, with 10,000 steps,
+    of some 85 s, 13 minutes.
 
     Args:
         problem: What to train; its model holds no norms.

@@ -33,7 +33,8 @@ def study(problem: Problem) -> Study:
     Source: Santurkar et al. 2018, section 3.1 and figure 4 (VGG on CIFAR-10): with batch norm all three are smaller
     throughout training.
 
-    At the default size 18 cells of some 13 s each on one busy core: 2 minutes on two.
+    On the embedded digits 18 cells of some 13 s each on one busy core, 2 minutes on two; on MNIST, with 10,000 steps,
+    of some 85 s, 13 minutes.
 
     Args:
         problem: What to train; its model holds no norms, and its optimizer one learning rate.

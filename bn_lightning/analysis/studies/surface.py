@@ -43,7 +43,8 @@ def study(problem: Problem) -> Study:
     Source: Im et al. 2016 (VGG and NIN on CIFAR-10: no plateaus with batch norm; shown in pictures, without numbers);
     Li et al. 2018, section 4, for the directions. Nobody has published the eigenvalue in both modes.
 
-    At the default size 18 cells of some 10 s each on one busy core: 2 minutes on two.
+    On the embedded digits 18 cells of some 10 s each on one busy core, 2 minutes on two; on MNIST, with 10,000 steps,
+    of some 85 s, 13 minutes.
 
     Args:
         problem: What to train; its model holds no norms.
