@@ -33,7 +33,7 @@ def is_installed(module: str) -> bool:
     if module == "__main__":  # in a notebook it has no file
         return False
     source = _source(module)
-    return source is None or _is_under(source, ("stdlib", "platstdlib", "purelib", "platlib"))
+    return source is None or is_installed_at(source)
 
 
 def is_users_to_import(module: str) -> bool:
@@ -49,7 +49,19 @@ def is_users_to_import(module: str) -> bool:
     spec = None if top == "bn_lightning" else importlib.util.find_spec(top)
     places = [] if spec is None else [spec.origin, *(spec.submodule_search_locations or ())]
     files = [place for place in places if place not in (None, "built-in", "frozen", "namespace")]
-    return bool(files) and not _is_under(str(files[0]), ("stdlib", "platstdlib", "purelib", "platlib"))
+    return bool(files) and not is_installed_at(str(files[0]))
+
+
+def is_installed_at(path: str) -> bool:
+    """Whether a file or folder lies where packages are installed, or is Python's own.
+
+    Args:
+        path: Absolute.
+
+    Returns:
+        False for what users wrote.
+    """
+    return _is_under(path, ("stdlib", "platstdlib", "purelib", "platlib"))
 
 
 @functools.cache

@@ -14,7 +14,7 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 from bn_lightning.analysis.code_digest import code_digest
-from bn_lightning.analysis.library_modules import is_library
+from bn_lightning.analysis.library_modules import is_installed_at, is_library
 from bn_lightning.analysis.worker_process import WorkerError
 
 PLAIN = (str, int, float, bool, type(None))
@@ -31,6 +31,16 @@ def own_code() -> dict[str, str]:
         Digest by the module's name.
     """
     return {name: module_digest(module) for name, module in list(sys.modules.items()) if _is_own(name, module)}
+
+
+def own_folders() -> tuple[str, ...]:
+    """Folders on the path of this process that hold no installed packages.
+
+    Returns:
+        The folders, absolute, in their order.
+    """
+    folders = [os.path.abspath(folder) for folder in sys.path]  # an empty one is that of the process
+    return tuple(dict.fromkeys(folder for folder in folders if not is_installed_at(folder)))
 
 
 def check_same_code(expected: Mapping[str, str]) -> None:

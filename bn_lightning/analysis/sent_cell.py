@@ -1,13 +1,14 @@
 """A cell on its way to another process, which must hold the same versions of the user's modules."""
 
 import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import cloudpickle
 
 from bn_lightning.analysis.cell import Cell, Outcome, run_cell
-from bn_lightning.analysis.own_code import check_same_code, own_code
+from bn_lightning.analysis.own_code import check_same_code, own_code, own_folders
 from bn_lightning.analysis.worker_process import WorkerError
 
 
@@ -18,11 +19,13 @@ class SentCell:
     Args:
         pickled: The cell.
         code: What the user's modules do where it comes from.
+        folders: Where they were imported from.
         parent: Process that hands out cells, see `run_cell`.
     """
 
     pickled: bytes
     code: Mapping[str, str]
+    folders: tuple[str, ...]
     parent: int
 
 
@@ -36,9 +39,9 @@ def sent(cells: Iterable[Cell], *, parent: int) -> Iterator[SentCell]:
     Yields:
         One by one.
     """
-    code = own_code()
+    code, folders = own_code(), own_folders()
     for cell in cells:
-        yield SentCell(cloudpickle.dumps(cell), code, parent)
+        yield SentCell(cloudpickle.dumps(cell), code, folders, parent)
 
 
 def run_sent(sent_cell: SentCell) -> Outcome:
@@ -53,12 +56,16 @@ def run_sent(sent_cell: SentCell) -> Outcome:
     Raises:
         WorkerError: If it cannot be loaded here, or this process holds another version of a module of the user's.
     """
+    for folder in (os.getcwd(), *sent_cell.folders):
+        # A command, unlike `python -m`, does not look into the folder that it is called from.
+        if folder not in sys.path and os.path.isdir(folder):
+            sys.path.append(folder)
     try:
         cell: Cell = cloudpickle.loads(sent_cell.pickled)
     except Exception as error:
         raise WorkerError(
             f"A worker, in {os.getcwd()}, could not load a cell ({type(error).__name__}: {error}). Let it start where "
-            "your modules can be imported, in the same folder or with PYTHONPATH."
+            "your modules can be imported, in their folder or with PYTHONPATH, and with the same packages."
         ) from error
     check_same_code(sent_cell.code)
     return run_cell(cell, parent=sent_cell.parent)

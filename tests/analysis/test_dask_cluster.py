@@ -1,7 +1,9 @@
+import importlib
 import json
 import sys
 import threading
 import time
+import types
 from contextlib import ExitStack
 
 import pandas as pd
@@ -13,7 +15,7 @@ from tiny import modified, tiny_problem, tiny_study
 from bn_lightning.analysis import dask_cluster
 from bn_lightning.analysis.dask_cluster import ClusterError
 from bn_lightning.analysis.engine import WorkerError
-from bn_lightning.analysis.runner import execute
+from bn_lightning.analysis.runner import ConfigurationChangedWarning, execute
 from bn_lightning.analysis.study import Arm
 
 NOWHERE = "tcp://127.0.0.1:9"  # the port of a service that nobody runs
@@ -109,11 +111,32 @@ def test_a_worker_killed_in_the_middle_costs_time_only(address, workers, tmp_pat
     pd.testing.assert_frame_equal(values(done), values(undisturbed), check_exact=True)
 
 
-def test_a_module_that_only_this_process_can_import_is_named(address, workers, tmp_path, monkeypatch):
-    (tmp_path / "only_here.py").write_text("import tiny\n\n\ndef make(lr=0.1):\n    return tiny.TinyNet(lr=lr)\n")
+def test_workers_import_from_the_folders_of_the_process_that_started_the_study(address, workers, tmp_path, monkeypatch):
+    text = "import tiny\n\n\ndef make(lr=0.1):\n    return tiny.TinyNet(lr=lr)\n"
+    (tmp_path / "beside_of_mine.py").write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
-    import only_here
+    import beside_of_mine
 
+    def train():
+        study = tiny_study(problem=tiny_problem(module=beside_of_mine.make))
+        return run(tmp_path / "run", study, engine="dask", address=address)
+
+    assert train().trained == 4
+    # The workers live on, and hold the module as it was.
+    (tmp_path / "beside_of_mine.py").write_text(text.replace("lr=lr", "lr=lr / 100"))
+    importlib.invalidate_caches()
+    importlib.reload(beside_of_mine)
+    with (
+        pytest.warns(ConfigurationChangedWarning),
+        pytest.raises(WorkerError, match=r"other versions of beside_of_mine .*Restart the workers of the cluster"),
+    ):
+        train()
+
+
+def test_a_module_that_only_this_process_has_is_named(address, workers, tmp_path, monkeypatch):
+    only_here = types.ModuleType("only_here")
+    monkeypatch.setitem(sys.modules, "only_here", only_here)
+    exec("import tiny\ndef make(lr=0.1):\n    return tiny.TinyNet(lr=lr)", vars(only_here))
     study = tiny_study(problem=tiny_problem(module=only_here.make))
     with pytest.raises(WorkerError, match=r"could not load a cell \(ModuleNotFoundError.*'only_here'.*PYTHONPATH"):
         run(tmp_path / "run", study, engine="dask", address=address)

@@ -9,7 +9,13 @@ from types import ModuleType
 import pytest
 from tiny import TinyNet
 
-from bn_lightning.analysis.library_modules import is_library, is_users_to_import, module_name, own_bases
+from bn_lightning.analysis.library_modules import (
+    is_installed_at,
+    is_library,
+    is_users_to_import,
+    module_name,
+    own_bases,
+)
 
 
 def test_libraries_and_this_package_are_told_by_their_version():
@@ -18,6 +24,12 @@ def test_libraries_and_this_package_are_told_by_their_version():
     assert is_library("bn_lightning.analysis.study")
     assert not is_library("tiny")
     assert not is_library("__main__")
+
+
+def test_folders_of_packages_are_told_from_users(tmp_path):
+    assert is_installed_at(sysconfig.get_paths()["purelib"])
+    assert is_installed_at(os.__file__)
+    assert not is_installed_at(str(tmp_path))
 
 
 def test_a_module_is_told_before_it_is_imported(tmp_path, monkeypatch):

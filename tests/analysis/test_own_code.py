@@ -1,10 +1,12 @@
 import importlib
+import os
 import sys
+import sysconfig
 from types import SimpleNamespace
 
 import pytest
 
-from bn_lightning.analysis.own_code import check_same_code, module_digest, own_code
+from bn_lightning.analysis.own_code import check_same_code, module_digest, own_code, own_folders
 from bn_lightning.analysis.worker_process import WorkerError
 
 TEXT = """
@@ -83,6 +85,11 @@ def test_modules_of_users_count_and_those_of_libraries_do_not(own):
     assert name in found
     assert "tiny" in found or "tiny" not in sys.modules
     assert not {"torch", "os", "bn_lightning.analysis.own_code", "__main__", __name__} & set(found)
+
+
+def test_folders_of_ones_own_are_those_without_installed_packages(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", ["", str(tmp_path), sysconfig.get_paths()["purelib"], str(tmp_path)])
+    assert own_folders() == (os.getcwd(), str(tmp_path))
 
 
 def test_another_version_of_a_module_is_named(own, monkeypatch):

@@ -60,7 +60,7 @@ def test_a_file_edited_after_it_was_imported_is_named(own, tmp_path):
 
 def test_a_cell_that_cannot_be_loaded_says_what_is_missing(tmp_path):
     with pytest.raises(WorkerError, match=r"could not load a cell \(UnpicklingError.*PYTHONPATH"):
-        run_sent(SentCell(b"no cell", {}, 1))
+        run_sent(SentCell(b"no cell", {}, (), 1))
 
 
 def test_a_cell_arrives_as_it_was(tmp_path):
