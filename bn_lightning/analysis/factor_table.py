@@ -4,7 +4,7 @@ import pandas as pd
 
 from bn_lightning.analysis.study import Study
 from bn_lightning.analysis.summary import final_metric
-from bn_lightning.analysis.targets import metric_curves
+from bn_lightning.analysis.targets import has_reached, metric_curves
 
 ON_TRAINING_SET = "training_set_"
 """What the name of a metric begins with where it is that of the training data, not of the validation loop's."""
@@ -73,6 +73,5 @@ def learned(results: pd.DataFrame, study: Study) -> pd.DataFrame:
         As `factor_table`, with 0 or 1 as the value; a run that diverged did not learn.
     """
     table, threshold = factor_table(results, study), learning_threshold(results, study)
-    # Comparisons with NaN are false.
-    passed = table["value"] >= threshold if study.problem.mode == "max" else table["value"] <= threshold
+    passed = has_reached(table["value"], threshold, study.problem.mode)
     return table.assign(value=passed.astype(float))

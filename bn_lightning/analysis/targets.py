@@ -11,7 +11,7 @@ TIME_COLUMNS = ("arm", "seed", "steps", "seconds", "censored")
 
 
 def times_to_target(results: pd.DataFrame, study: Study, *, target: float | None = None) -> pd.DataFrame:
-    """First evaluation at which each cell's metric reaches the target.
+    """First evaluation at which each cell's metric reaches the target, see `has_reached`.
 
     A cell that never reaches it is right-censored: its time is later than its last observation, by how much is unknown.
     Steps are known to the spacing of evaluations. A run that reached the target and diverged later did reach it.
@@ -37,11 +37,31 @@ def times_to_target(results: pd.DataFrame, study: Study, *, target: float | None
     rows = []
     for (arm, seed), curve in curves.groupby(["arm", "seed"], sort=False):
         finite = curve[np.isfinite(curve["value"])].sort_values("step")
-        reached = finite["value"] >= goal if problem.mode == "max" else finite["value"] <= goal
-        steps = finite.loc[reached, "step"]
+        steps = finite.loc[has_reached(finite["value"], goal, problem.mode), "step"]
         step = int(steps.iloc[0]) if len(steps) else int(finite["step"].max()) if len(finite) else 0
         rows.append((arm, int(seed), step, float(seconds.get((arm, seed, step), math.nan)), not len(steps)))
     return pd.DataFrame(rows, columns=list(TIME_COLUMNS))
+
+
+def has_reached(values: pd.Series, target: float, mode: str) -> pd.Series:
+    """Where a metric is at a target or better, up to a millionth of the target.
+
+    Metrics are averaged in float32: 70 right of 100 are logged as 0.69999999, which is meant to be 0.7.
+
+    Args:
+        values: The metric.
+        target: The target.
+        mode: "max" where higher values are better, "min" where lower ones are.
+
+    Returns:
+        True or False for each; False for NaN.
+
+    Example:
+        >>> has_reached(pd.Series([0.69, np.float32(0.7), np.nan]), 0.7, "max").tolist()
+        [False, True, False]
+    """
+    slack = 1e-6 * abs(target)
+    return values >= target - slack if mode == "max" else values <= target + slack
 
 
 def metric_curves(results: pd.DataFrame, monitor: str) -> pd.DataFrame:

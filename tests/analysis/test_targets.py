@@ -8,7 +8,7 @@ from tiny import tiny_problem, tiny_study
 
 from bn_lightning.analysis.results import results_table
 from bn_lightning.analysis.study import Arm
-from bn_lightning.analysis.targets import median_of_censored, metric_curves, times_to_target
+from bn_lightning.analysis.targets import has_reached, median_of_censored, metric_curves, times_to_target
 
 ARMS = (Arm(name="none"), Arm(name="before"), Arm(name="after"))
 PROBLEM = tiny_problem(monitor="test_accuracy", mode="max", target=0.94)
@@ -21,6 +21,13 @@ def test_times_are_those_of_a_plain_loop_over_every_curve():
     pd.testing.assert_frame_equal(found[["arm", "seed", "steps", "censored"]], made_up_times(results, 0.94))
     assert found["censored"].nunique() == 2
     assert found["seconds"].isna().all()
+
+
+@pytest.mark.parametrize(("mode", "better", "worse"), [("max", 0.71, 0.699), ("min", 0.69, 0.701)])
+def test_what_float32_makes_of_the_target_has_reached_it(mode, better, worse):
+    values = [np.float32(0.7), np.float32(0.7) + np.float32(6e-8), 0.7, better, worse, math.nan]
+    reached = has_reached(pd.Series(values, dtype="float64"), 0.7, mode)
+    assert reached.tolist() == [True, True, True, True, False, False]
 
 
 def rows(values, *, quantity="test_accuracy"):
