@@ -121,7 +121,6 @@ def main(network: str = "inception", members: int = 6, steps: int = 1000) -> dic
     alone_loss = sum(map(log_loss, single)) / members
     print(f"log-loss, centre crop: alone {alone_loss:.4f}, together {log_loss(centre):.4f}")
     assert log_loss(centre) < alone_loss
-    assert error_of(centre, "top_1_error") <= members_of(centre, "top_1_error").mean
     return results
 
 
