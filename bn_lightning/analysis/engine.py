@@ -15,7 +15,7 @@ from joblib.parallel import BACKENDS
 from bn_lightning.analysis.cell import Cell, Outcome, run_cell
 from bn_lightning.analysis.dask_cluster import ClusterError, dask_outcomes
 from bn_lightning.analysis.names import unknown_name
-from bn_lightning.analysis.own_code import own_code
+from bn_lightning.analysis.own_code import worker_mark
 from bn_lightning.analysis.sent_cell import run_sent, sent
 from bn_lightning.analysis.worker_process import WorkerError
 
@@ -70,7 +70,7 @@ def _joblib_outcomes(cells: Sequence[Cell], jobs: int, engine: str) -> Generator
             yield run_cell(cell, parent=os.getpid())
         return
     # Other arguments than before make joblib start its processes anew: those it has kept know older code.
-    fresh = {"initializer": _see, "initargs": (tuple(sys.path), own_code())} if engine == LOKY else {}
+    fresh = {"initializer": _see, "initargs": (tuple(sys.path), worker_mark())} if engine == LOKY else {}
     parallel = Parallel(n_jobs=jobs, backend=engine, batch_size=1, return_as="generator_unordered", **fresh)
     with _interrupts_held_back():
         outcomes = parallel(delayed(run_sent)(cell) for cell in sent(cells, parent=os.getpid()))
@@ -83,8 +83,8 @@ def _joblib_outcomes(cells: Sequence[Cell], jobs: int, engine: str) -> Generator
             outcomes.close()
 
 
-def _see(path: tuple[str, ...], code: Mapping[str, str]) -> None:
-    """Let a worker find what the process that started it finds; which code that is marks the worker."""
+def _see(path: tuple[str, ...], mark: Mapping[str, str]) -> None:
+    """Let a worker find what the process that started it finds; what that does marks the worker."""
     sys.path[:] = path
 
 

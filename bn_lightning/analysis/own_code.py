@@ -4,20 +4,22 @@ A process keeps a module as it was when it was first imported, so one that lives
 may hold an older version of a file that was edited since.
 """
 
-import dis
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from hashlib import sha256
 from importlib.machinery import SourceFileLoader
+from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
 
 from bn_lightning.analysis.code_digest import code_digest
 from bn_lightning.analysis.library_modules import is_installed_at, is_library
+from bn_lightning.analysis.source_constants import source_names
 from bn_lightning.analysis.worker_process import WorkerError
 
-PLAIN = (str, int, float, bool, type(None))
+PLAIN = (str, int, float, bool, type(None), bytes, complex)
+DECORATORS = 9  # one above the other, of which the functions are looked at
 
 _digests: dict[str, tuple[ModuleType, str]] = {}
 
@@ -30,7 +32,7 @@ def own_code() -> dict[str, str]:
     Returns:
         Digest by the module's name.
     """
-    return {name: module_digest(module) for name, module in list(sys.modules.items()) if _is_own(name, module)}
+    return {name: module_digest(module) for name, module in _own_modules().items()}
 
 
 def own_folders() -> tuple[str, ...]:
@@ -66,30 +68,50 @@ def check_same_code(expected: Mapping[str, str]) -> None:
     if other:
         raise WorkerError(
             f"A worker, in {os.getcwd()}, has other versions of {', '.join(other)} than the process that started the "
-            "study: a file was changed after one of the two had imported it. Restart the workers of the cluster, or, "
-            "where the study was started from a notebook, its kernel, and run the same again. Finished cells are kept."
+            "study: a file was changed after one of the two had imported it, or one of them set something in it from "
+            "elsewhere. Restart the workers of the cluster, or, where the study was started from a notebook, its "
+            "kernel, hand over as options what is set from elsewhere, and run the same again. Finished cells are kept."
         )
 
 
 def module_digest(module: ModuleType) -> str:
-    """Digest the functions, classes and plain values that a module defines.
+    """Digest the functions of a module and its classes, and the plain values that its text alone decides.
 
     Args:
         module: The module.
 
     Returns:
-        Twelve hexadecimal digits, the same in every process. Names that its functions assign to count as its state, and
-        are left out.
+        Twelve hexadecimal digits, the same in every process. Left out is what differs between healthy processes: values
+        that are computed, as from the time, the process or its environment, and names that functions set later.
     """
-    functions = dict(_functions(module.__name__, vars(module), ""))
-    assigned = {name for function in functions.values() for name in _assigned_globals(function)}
-    said = {name: code_digest(function.__code__) for name, function in functions.items()}
-    values = {
-        name: repr(value)
-        for name, value in vars(module).items()
-        if type(value) in PLAIN and name not in assigned and not name.startswith("__")
-    }
-    return sha256(repr((sorted(said.items()), sorted(values.items()))).encode()).hexdigest()[:12]
+    return _digest(module, _is_plain)
+
+
+def worker_mark() -> dict[str, str]:
+    """Digest users' modules with the lists and dicts that are written out in them too, as they are now.
+
+    Returns:
+        Digest by the module's name, which tells one state of this process from another and means nothing elsewhere:
+        what lists and dicts hold may change while they are used.
+    """
+    return {name: _digest(module, lambda value: True) for name, module in _own_modules().items()}
+
+
+def _digest(module: ModuleType, counts: Callable[[Any], bool]) -> str:
+    names = source_names(_source(module))
+    said = {}
+    for place, value in _held(module.__name__, vars(module), ""):
+        if place.rpartition(".")[2] in names.state:
+            continue
+        for number, function in enumerate(_functions(value, module.__name__)):
+            said[f"{place}/{number}"] = code_digest(function.__code__)
+        if place in names.constants and counts(value):
+            said[place] = repr(value)
+    return sha256(repr(sorted(said.items())).encode()).hexdigest()[:12]
+
+
+def _own_modules() -> dict[str, ModuleType]:
+    return {name: module for name, module in list(sys.modules.items()) if _is_own(name, module)}
 
 
 def _is_own(name: str, module: Any) -> bool:
@@ -97,20 +119,33 @@ def _is_own(name: str, module: Any) -> bool:
     return type(loader) is SourceFileLoader and name != "__main__" and not is_library(name)
 
 
-def _functions(module: str, names: Mapping[str, Any], within: str) -> Iterator[tuple[str, FunctionType]]:
+def _source(module: ModuleType) -> bytes:
+    try:
+        return Path(str(module.__file__)).read_bytes()
+    except OSError:
+        return b""
+
+
+def _held(module: str, names: Mapping[str, Any], within: str) -> Iterator[tuple[str, Any]]:
     for name, value in list(names.items()):
         place = f"{within}{name}"
-        if isinstance(value, staticmethod | classmethod):
-            value = value.__func__
-        parts = (value.fget, value.fset, value.fdel) if isinstance(value, property) else (value,)
-        for number, part in enumerate(parts):
-            if isinstance(part, FunctionType) and part.__module__ == module:
-                yield f"{place}/{number}", part
+        yield place, value
         if isinstance(value, type) and value.__module__ == module and place.count(".") < 5:
-            yield from _functions(module, vars(value), f"{place}.")
+            yield from _held(module, vars(value), f"{place}.")
 
 
-def _assigned_globals(function: FunctionType) -> Iterator[str]:
-    for instruction in dis.get_instructions(function.__code__):
-        if instruction.opname in ("STORE_GLOBAL", "DELETE_GLOBAL"):
-            yield str(instruction.argval)
+def _functions(value: Any, module: str) -> Iterator[FunctionType]:
+    """Functions of a module that a value of it consists of, also behind decorators."""
+    if isinstance(value, property):
+        parts = [value.fget, value.fset, value.fdel]
+    else:
+        parts = [value.__func__ if isinstance(value, staticmethod | classmethod) else value]
+    for part in parts:
+        for _ in range(DECORATORS):
+            if isinstance(part, FunctionType) and part.__module__ == module:
+                yield part
+            part = getattr(part, "__dict__", {}).get("__wrapped__")
+
+
+def _is_plain(value: Any) -> bool:
+    return all(map(_is_plain, value)) if type(value) is tuple else type(value) in PLAIN

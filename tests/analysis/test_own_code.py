@@ -6,22 +6,38 @@ from types import SimpleNamespace
 
 import pytest
 
-from bn_lightning.analysis.own_code import check_same_code, module_digest, own_code, own_folders
+from bn_lightning.analysis.own_code import check_same_code, module_digest, own_code, own_folders, worker_mark
 from bn_lightning.analysis.worker_process import WorkerError
 
 TEXT = """
+import functools
 import math
 from collections import OrderedDict
 
 RATE = 0.1
 seen = 0
+lazy = None
 
 def make(width=3):
     global seen
     seen += 1
     return lambda: width * 2
 
+def kept(function):
+    return functools.wraps(function)(lambda *given: function(*given))
+
+@functools.lru_cache
+def twice(x):
+    return 2 * x
+
 class Net:
+    width = 64
+    shape = (1, 28)
+
+    @kept
+    def step(self):
+        return 12
+
     def forward(self, x):
         return x + 1
 
@@ -59,6 +75,10 @@ def own(tmp_path, monkeypatch):
         ("width * 2", "width * 7"),
         ("x + 1", "x + 10"),
         ("/ 2", "/ 22"),
+        ("width = 64", "width = 128"),
+        ("(1, 28)", "(1, 32)"),
+        ("return 12", "return 13"),
+        ("2 * x", "3 * x"),
         ("return x\n", "return -x\n"),
     ],
 )
@@ -77,6 +97,65 @@ def test_what_its_own_functions_assign_to_is_state(own):
     module.make()
     assert module.seen == 1
     assert module_digest(module) == before
+
+
+IN_EVERY_PROCESS = """
+import os, socket, tempfile, time, uuid
+from pathlib import Path
+
+PID, HOST, STARTED = os.getpid(), socket.gethostname(), time.time()
+TOKEN = uuid.uuid4().hex
+SCRATCH = tempfile.mkdtemp()
+RANK = int(os.environ.get("LOCAL_RANK", 0))
+ROOT = str(Path(__file__).parent)
+FAST = None
+if TOKEN[0] in "01234567":
+    FAST = True
+built = None
+
+def build():
+    global built
+    built = lambda: 1
+
+class Net:
+    made = 0
+
+    def __init__(self):
+        Net.made += 1
+"""
+
+
+def test_what_differs_between_healthy_processes_does_not_count(own, monkeypatch):
+    digests = set()
+    for rank in range(8):
+        monkeypatch.setenv("LOCAL_RANK", str(rank))
+        module = own(IN_EVERY_PROCESS)
+        for _ in range(rank):
+            module.Net()
+            module.build()
+        digests.add(module_digest(module))
+    assert len(digests) == 1
+
+
+def test_lists_and_dicts_mark_workers_and_may_change_in_use(own):
+    text = "SETTINGS = {'lr': 0.1}\nclass Net:\n    widths = [1, 2]\n"
+    module = own(text)
+    marks, digests = [worker_mark()], {module_digest(module)}
+    for written, instead in (("0.1", "0.2"), ("[1, 2]", "[1, 3]")):
+        marks.append(worker_mark() if own(text.replace(written, instead)) else {})
+    module = own(text)
+    module.SETTINGS["lr"] = 0.3
+    digests.add(module_digest(module))
+    assert len({mark[module.__name__] for mark in [*marks, worker_mark()]}) == 4
+    assert len(digests) == 1
+
+
+def test_a_module_whose_file_is_gone_counts_by_its_functions(own, tmp_path):
+    module = own()
+    (tmp_path / f"{module.__name__}.py").unlink()
+    one = module_digest(module)
+    module.make = module.Net.of
+    assert module_digest(module) != one
 
 
 def test_modules_of_users_count_and_those_of_libraries_do_not(own):

@@ -12,11 +12,15 @@ from bn_lightning.analysis.sent_cell import SentCell, run_sent, sent
 from bn_lightning.analysis.worker_process import WorkerError
 
 TEXT = """
+import os
 import tiny
+
+PID = os.getpid()
+SETTINGS = {{"value": {value}}}
 
 class Net(tiny.TinyNet):
     def validation_step(self, batch, batch_idx):
-        self.log("val_loss", {value})
+        self.log("val_loss", {logged})
 """
 
 
@@ -26,8 +30,8 @@ def own(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     name = f"own_{tmp_path.name}"
 
-    def write(value, *, read=True):
-        (tmp_path / f"{name}.py").write_text(TEXT.format(value=value))
+    def write(value, *, read=True, logged="{}"):
+        (tmp_path / f"{name}.py").write_text(TEXT.format(value=value, logged=logged.format(value)))
         if not read:
             return sys.modules[name].Net
         importlib.invalidate_caches()
@@ -50,6 +54,13 @@ def test_an_edited_module_trains_as_edited_though_processes_live_on(own, tmp_pat
     assert values(own(1.0), tmp_path / "run") == {1.0}
     with pytest.warns(ConfigurationChangedWarning):
         assert values(own(22.0), tmp_path / "run") == {22.0}
+
+
+def test_an_edited_dict_trains_as_edited_too(own, tmp_path):
+    read = "SETTINGS['value']"
+    assert values(own(1.0, logged=read), tmp_path / "run") == {1.0}
+    with pytest.warns(ConfigurationChangedWarning):
+        assert values(own(22.0, logged=read), tmp_path / "run") == {22.0}
 
 
 def test_a_file_edited_after_it_was_imported_is_named(own, tmp_path):
