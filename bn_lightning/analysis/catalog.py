@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import inspect
 import pkgutil
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +30,7 @@ def study_names() -> tuple[str, ...]:
     return tuple(sorted(found.name for found in pkgutil.iter_modules(studies.__path__) if found.name[0] != "_"))
 
 
-def find_study(name: str, *, problem: Problem | None = None, data_dir: str | Path | None = None) -> Study:
+def find_study(name: str | Path, *, problem: Problem | None = None, data_dir: str | Path | None = None) -> Study:
     """Build a study by its name, or by its file.
 
     Args:
@@ -43,7 +44,7 @@ def find_study(name: str, *, problem: Problem | None = None, data_dir: str | Pat
 
     Raises:
         UnknownNameError: If there is no such study, or file; the message names the near ones.
-        ValueError: If both a problem and a folder are given, or the file gives no study.
+        ValueError: If both a problem and a folder are given, or the file gives no study when it is handed the problem.
 
     Example:
         >>> [arm.name for arm in find_study("placement").arms]
@@ -52,7 +53,10 @@ def find_study(name: str, *, problem: Problem | None = None, data_dir: str | Pat
     module = _study_module(name)
     if problem is not None and data_dir is not None:
         raise ValueError("data_dir (--data-dir) names a folder for the package's own digits; your own data need none.")
-    study = module.study(default_problem(name, data_dir=data_dir) if problem is None else problem)
+    if problem is None:
+        problem = default_problem(name, data_dir=data_dir)
+    _check_call(module.study, name, "study(problem)", problem)
+    study = module.study(problem)
     if not isinstance(study, Study):
         raise ValueError(
             f"study(problem) of {name} gave a {type(study).__qualname__}, and should give a Study, as "
@@ -61,7 +65,7 @@ def find_study(name: str, *, problem: Problem | None = None, data_dir: str | Pat
     return dataclasses.replace(study, file=str(Path(name).expanduser().absolute())) if is_study_file(name) else study
 
 
-def default_problem(name: str, *, data_dir: str | Path | None = None) -> Problem:
+def default_problem(name: str | Path, *, data_dir: str | Path | None = None) -> Problem:
     """What a study trains unless it is told otherwise: its file's own `default_problem`, else the digits.
 
     Args:
@@ -73,26 +77,42 @@ def default_problem(name: str, *, data_dir: str | Path | None = None) -> Problem
 
     Raises:
         UnknownNameError: If there is no such study, or file.
-        ValueError: If a folder is given to a file whose `default_problem` takes none.
+        ValueError: If a folder is given to a file whose `default_problem` takes none, or that gives no Problem.
 
     Example:
         >>> default_problem("divergence").budget.max_steps
         300
     """
     make: Callable[..., Problem] = getattr(_study_module(name), "default_problem", digits_problem)
-    if data_dir is None:
-        return make()
-    if not takes_options(make, "data_dir"):
+    if data_dir is not None and not takes_options(make, "data_dir"):
         raise ValueError(
             f"data_dir (--data-dir) was given, and default_problem of {name} takes none: it has data of its own."
         )
-    return make(data_dir=data_dir)
+    given = {} if data_dir is None else {"data_dir": data_dir}
+    _check_call(make, name, "default_problem(data_dir=None)", **given)
+    problem = make(**given)
+    if not isinstance(problem, Problem):
+        raise ValueError(
+            f"default_problem of {name} gave a {type(problem).__qualname__}, and should give a Problem, as "
+            "bn_lightning.analysis has it."
+        )
+    return problem
 
 
-def _study_module(name: str) -> Any:
+def _check_call(function: Any, name: str | Path, form: str, *arguments: Any, **options: Any) -> None:
+    called = form.partition("(")[0]
+    if not callable(function):
+        raise ValueError(f"{called} of {name} is a {type(function).__qualname__}, and should be a function: {form}.")
+    try:
+        inspect.signature(function).bind(*arguments, **options)
+    except TypeError as error:
+        raise ValueError(f"{called} of {name} is called as {form}, but that fails: {error}.") from error
+
+
+def _study_module(name: str | Path) -> Any:
     if is_study_file(name):
         return study_module(name)
     if name not in study_names():
-        near = unknown_name("study", name, study_names())
+        near = unknown_name("study", str(name), study_names())
         raise UnknownNameError(f"{near} A study of your own is named by its file, as {name}.py.")
     return importlib.import_module(f"{studies.__name__}.{name}")

@@ -14,7 +14,7 @@ OWN_STEPS = 1000  # of a user's own model, unless max_steps says otherwise
 
 
 def prepare_study(
-    study: str | Study,
+    study: str | Path | Study,
     *,
     arms: str | Iterable[str] | None = None,
     model: Factory | None = None,
@@ -72,7 +72,15 @@ def prepare_study(
         budget=_budget(problem.budget, max_steps, eval_every),
         trainer_options={**problem.trainer_options, **(trainer_options or {})},
     )
-    chosen = find_study(study, problem=problem) if isinstance(study, str) else study
+    chosen = study if isinstance(study, Study) else find_study(study, problem=problem)
+    if not isinstance(study, Study) and chosen.problem != problem:
+        fields = (field.name for field in dataclasses.fields(Problem))
+        other = [name for name in fields if getattr(chosen.problem, name) != getattr(problem, name)]
+        raise ValueError(
+            f"study(problem) of {study} gave a Study of another problem than it was handed; other are: "
+            f"{', '.join(other)}. Hand the problem on as it is, problem=problem, and settle what is trained in a "
+            "function default_problem of the file, or by what is given for a run (model, target, max_steps and so on)."
+        )
     chosen = dataclasses.replace(chosen, problem=problem)
     chosen = chosen if arms is None else chosen.only(arms)
     _check_options(chosen)

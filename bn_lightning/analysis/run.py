@@ -13,7 +13,7 @@ from bn_lightning.analysis.study import Study
 
 
 def run_study(
-    study: str | Study,
+    study: str | Path | Study,
     *,
     arms: str | Iterable[str] | None = None,
     model: Callable[..., Any] | None = None,

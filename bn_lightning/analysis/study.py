@@ -167,6 +167,7 @@ class Study:
     file: str = ""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "arms", tuple(self.arms))  # a generator could be read once only
         names = [arm.name for arm in self.arms]
         if not names:
             raise ValueError(f"Study {self.name!r} has no arms, so there is nothing to compare.")

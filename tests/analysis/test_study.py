@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 from tiny import tiny_problem, tiny_study
 
-from bn_lightning.analysis.study import Arm, Budget
+from bn_lightning.analysis.study import Arm, Budget, Study
 from bn_lightning.errors import UnknownNameError
 
 
@@ -67,3 +67,8 @@ def test_arms_that_are_not_there_are_refused():
 def test_a_monitor_with_a_name_that_every_run_records_is_refused(name):
     with pytest.raises(ValueError, match=f"'{name}' is what every run records.*'val_{name}'"):
         tiny_problem(monitor=name)
+
+
+def test_arms_may_come_one_by_one():
+    study = Study(name="s", question="?", arms=(Arm(name=n) for n in "ab"), reference="a", problem=tiny_problem())
+    assert [arm.name for arm in study.arms] == ["a", "b"]

@@ -1,10 +1,12 @@
 import os
 import sys
+from pathlib import Path
 
 import pytest
-from tiny import tiny_problem
+from tiny import TinyData, TinyNet, tiny_problem
 
 from bn_lightning.analysis.catalog import default_problem, find_study
+from bn_lightning.analysis.prepare import prepare_study
 from bn_lightning.analysis.run import run_study
 from bn_lightning.analysis.study_file import study_module
 from bn_lightning.errors import UnknownNameError
@@ -101,11 +103,14 @@ def test_a_file_that_is_not_there_is_answered_with_the_near_ones(study_file, tmp
         ),
         ("own_wrong.py", "def study(:\n", r"own_wrong\.py fails as it is imported: SyntaxError"),
         ("own_empty.py", "def stud(): ...\n", r"holds no function study\(problem\).*it holds: stud\."),
-        ("own_bare.py", "", r"holds no function study\(problem\).*nothing of its own"),
+        ("own_bare.py", "", r"holds no function study\(problem\).*it holds: nothing\."),
+        ("own_class.py", "class study: ...\n", r"but a study that is the class study; of its own it holds: study\."),
+        ("own_ready.py", "study = 3\n", r"but a study that is of the type int; of its own it holds: nothing\."),
+        ("own_bytes.py", "word = '\udce9'\n", r"own_bytes\.py fails as it is imported: SyntaxError"),
     ],
 )
 def test_a_file_that_holds_no_study_is_named_with_the_reason(tmp_path, name, text, message):
-    (tmp_path / name).write_text(text)
+    (tmp_path / name).write_text(text, encoding="utf-8", errors="surrogateescape")
     with pytest.raises(ValueError, match=message):
         study_module(tmp_path / name)
 
@@ -114,3 +119,71 @@ def test_a_function_that_gives_no_study_is_named(tmp_path):
     (tmp_path / "own_none.py").write_text("def study(problem): return problem\n")
     with pytest.raises(ValueError, match=r"study\(problem\) of .*own_none\.py gave a Problem, and should give a Study"):
         find_study(str(tmp_path / "own_none.py"), problem=tiny_problem())
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ("def study(problem, n): ...\n", r"study of .* is called as study\(problem\), but that fails: missing.*'n'"),
+        ("default_problem = 3\n", r"default_problem of .* is a int, and should be a function: default_problem\("),
+        ("def default_problem(n): ...\n", r"default_problem of .* is called as .*, but that fails: missing.*'n'"),
+        ("def default_problem(): ...\n", r"default_problem of .* gave a NoneType, and should give a Problem"),
+    ],
+)
+def test_functions_of_another_form_are_named(study_file, more, message):
+    with pytest.raises(ValueError, match=message):
+        find_study(study_file(more=more))
+
+
+def test_a_study_of_another_problem_than_it_was_handed_is_refused(study_file):
+    more = "import dataclasses\nplain = study\n"
+    more += "def study(problem): return plain(dataclasses.replace(problem, target=0.5, mode='max'))\n"
+    with pytest.raises(
+        ValueError, match=r"study\(problem\) of .*other are: mode, target\. Hand the problem on as it is"
+    ):
+        prepare_study(
+            study_file(more=more), model=tiny_problem().module, data=tiny_problem().data, monitor="val_loss", mode="min"
+        )
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        "import functools\nstudy = functools.partial(study)\n",
+        "plain = study\nclass Maker:\n    def __call__(self, problem): return plain(problem)\nstudy = Maker()\n",
+    ],
+)
+def test_whatever_can_be_called_gives_a_study(study_file, more):
+    assert find_study(study_file(more=more), problem=tiny_problem()).name == "mine"
+
+
+def test_the_file_may_be_given_as_a_path_and_in_any_encoding_of_python(study_file):
+    path = Path(study_file())
+    path.write_bytes("# -*- coding: latin-1 -*-\n# é\n".encode("latin-1") + path.read_bytes())
+    study = prepare_study(path, model=TinyNet, data=TinyData, monitor="val_loss")
+    assert (study.name, study.file) == ("mine", str(path))
+
+
+def test_what_was_taken_out_of_a_file_is_gone(study_file):
+    more = "def default_problem():\n    from tiny import tiny_problem\n    return tiny_problem()\n"
+    assert default_problem(study_file(more=more)).name == "tiny"
+    assert default_problem(study_file()).name == "digits"
+
+
+def test_a_folder_of_the_name_is_no_study_file(tmp_path):
+    (tmp_path / "own.py").mkdir()
+    with pytest.raises(UnknownNameError, match=r"no study file in .*'own\.py'\. There are: none\."):
+        study_module(tmp_path / "own.py")
+
+
+def test_a_neighbour_that_another_folder_has_given_already_is_named(study_file, tmp_path):
+    path = study_file()
+    find_study(path, problem=tiny_problem())
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / f"beside_{tmp_path.name}.py").write_text("LABEL = 'of the other'\n")
+    moved = other / f"own_too_{tmp_path.name}.py"
+    moved.write_bytes(Path(path).read_bytes())
+    with pytest.raises(ValueError, match=rf"imports beside_{tmp_path.name}, of which this process has another already"):
+        find_study(moved, problem=tiny_problem())
+    assert find_study(path, problem=tiny_problem()).arms[0].label == "from beside"
