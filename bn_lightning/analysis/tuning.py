@@ -35,7 +35,7 @@ class Tuned:
 def tune_learning_rate(
     study: Study,
     *,
-    multiples: Sequence[float],
+    multiples: Iterable[float],
     on: Problem | None = None,
     seeds: Iterable[int] = GRID_SEEDS,
     max_steps: int | None = None,
@@ -55,7 +55,7 @@ def tune_learning_rate(
 
     Args:
         study: The study.
-        multiples: The grid, as multiples of the arm's own learning rate.
+        multiples: The grid, as multiples of the arm's own learning rate; an array will do.
         on: The problem to tune on: the same training, evaluated on a validation split and never on the test set. By
             default a tenth of the study's training data is held out, see `held_out_problem`.
         seeds: Seeds for tuning alone.
@@ -76,9 +76,11 @@ def tune_learning_rate(
         RuntimeError: If for some arm no rate can be chosen; the message counts the runs that failed, diverged, and
             ended with a metric that is not finite.
     """
+    # An array's own numbers, as its truth is no single one.
+    multiples = multiples.tolist() if hasattr(multiples, "tolist") else list(multiples)
     if not multiples or len(set(multiples)) < len(multiples) or not all(0 < value < np.inf for value in multiples):
         raise ValueError(
-            f"A grid of learning rates holds different positive multiples of the module's own, not {list(multiples)}."
+            f"A grid of learning rates holds different positive multiples of the module's own, not {multiples}."
         )
     if on is None:
         on = held_out_problem(study.problem)

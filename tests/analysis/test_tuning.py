@@ -1,5 +1,6 @@
 import json
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -133,6 +134,13 @@ def test_a_shorter_budget_evaluates_once_at_its_end(tmp_path):
 def test_a_grid_that_is_none_is_refused(tmp_path, multiples):
     with pytest.raises(ValueError, match="holds different positive multiples"):
         tune(tmp_path, multiples=multiples)
+
+
+@pytest.mark.parametrize("of", [np.array, torch.tensor, iter])
+def test_a_grid_may_be_an_array(tmp_path, of):
+    tuned = tune(tmp_path, tiny_study(Arm(name="a")), multiples=of([0.5, 2.0]), seeds=1)
+    assert tuned.grid["multiple"].tolist() == [0.5, 2.0]
+    assert tuned.study.arms[0].factors == {"rate_multiple": 2.0}
 
 
 def test_tuning_on_what_the_arms_are_compared_by_is_refused(tmp_path):
