@@ -11,17 +11,15 @@ from bn_lightning.analysis.description import describe
 from bn_lightning.analysis.study import Arm, Problem
 
 
-def cell_configuration(problem: Problem, arm: Arm) -> dict[str, Any]:
-    """What decides what a cell of `arm` computes, as far as `describe` can tell; not the seed and the versions.
+def problem_configuration(problem: Problem) -> dict[str, Any]:
+    """What all cells of a problem have in common, where data that a factory holds may take seconds to digest.
 
     Args:
         problem: What is trained.
-        arm: The arm; its callbacks are made once to be described.
 
     Returns:
         JSON types only.
     """
-    budget = arm.budget or problem.budget
     return {
         "problem": problem.name,
         "module": describe(problem.module),
@@ -29,9 +27,26 @@ def cell_configuration(problem: Problem, arm: Arm) -> dict[str, Any]:
         "options": describe(dict(problem.options)),
         "monitor": problem.monitor,
         "mode": problem.mode,
+        "trainer_options": describe(dict(problem.trainer_options)),
+    }
+
+
+def cell_configuration(problem: Problem, arm: Arm, *, shared: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What decides what a cell of `arm` computes, as far as `describe` can tell; not the seed and the versions.
+
+    Args:
+        problem: What is trained.
+        arm: The arm; its callbacks are made once to be described.
+        shared: What `problem_configuration` gave, if it was asked before.
+
+    Returns:
+        JSON types only.
+    """
+    budget = arm.budget or problem.budget
+    return {
+        **(problem_configuration(problem) if shared is None else shared),
         "max_steps": budget.max_steps,
         "eval_every": budget.eval_every,
-        "trainer_options": describe(dict(problem.trainer_options)),
         "arm": arm.name,
         "arm_options": describe(dict(arm.options)),
         "factors": describe(dict(arm.factors)),

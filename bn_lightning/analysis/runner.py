@@ -9,7 +9,7 @@ import pandas as pd
 
 from bn_lightning.analysis.cell import Cell, Outcome
 from bn_lightning.analysis.cell_processes import processes_of
-from bn_lightning.analysis.configuration import cell_configuration, configuration_hash
+from bn_lightning.analysis.configuration import cell_configuration, configuration_hash, problem_configuration
 from bn_lightning.analysis.description import describe
 from bn_lightning.analysis.engine import WorkerError, check_engine, run_cells
 from bn_lightning.analysis.problems.mnist_file import named_by_environment
@@ -155,8 +155,9 @@ def _chosen_seeds(study: Study, seeds: int | Iterable[int] | None) -> list[int]:
 
 def _cells(study: Study, seeds: Sequence[int], folder: RunFolder, *, redo: bool) -> list[Cell]:
     by_seed: dict[int, list[Cell]] = {seed: [] for seed in seeds}
+    shared = problem_configuration(study.problem)
     for arm in study.arms:
-        configuration = cell_configuration(study.problem, arm)
+        configuration = cell_configuration(study.problem, arm, shared=shared)
         digest = configuration_hash(configuration)
         for seed in seeds:
             cell = Cell(study.name, study.problem, arm, seed, folder.path, configuration, digest, redo)

@@ -22,6 +22,7 @@ RECORDS = (  # of libraries, and all they hold is told
     Dataset,  # its targets may be set after it was made
 )
 _MODULE_STATE = frozenset(vars(nn.Module()))
+_ADDRESSES = {"_torchdynamo_wrapper_id"}  # torch.compile numbers what it wrapped by where it lies
 
 
 def telling_attributes(value: Any, is_foreign: Callable[[str], bool]) -> dict[str, Any]:
@@ -39,6 +40,7 @@ def telling_attributes(value: Any, is_foreign: Callable[[str], bool]) -> dict[st
         {'rate': 0.1}
     """
     kind, found = type(value), attributes_of(value)
+    found = {name: entry for name, entry in found.items() if name not in _ADDRESSES}
     if "__wrapped__" in found:  # what functools.lru_cache made
         return {"__wrapped__": found["__wrapped__"]}
     if isinstance(value, nn.Module):

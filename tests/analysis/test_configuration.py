@@ -6,9 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import TinyNet, WeightsSeen, tiny_problem
+from tiny import TinyData, TinyNet, WeightsSeen, tiny_problem, tiny_study
 
+from bn_lightning.analysis import configuration
 from bn_lightning.analysis.configuration import cell_configuration, configuration_hash, versions
+from bn_lightning.analysis.description import describe
+from bn_lightning.analysis.run_folder import RunFolder
+from bn_lightning.analysis.runner import _cells
 from bn_lightning.analysis.study import Arm, Budget
 
 
@@ -78,3 +82,12 @@ def test_the_hash_is_the_same_in_another_process():
 def test_versions_name_what_numbers_depend_on():
     assert versions()["torch"] == torch.__version__
     assert {"python", "bn-lightning", "pytorch-lightning", "torchmetrics", "numpy"} <= set(versions())
+
+
+def test_what_arms_share_is_described_once_for_all(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(configuration, "describe", lambda value: asked.append(value) or describe(value))
+    study = tiny_study()
+    cells = _cells(study, [0], RunFolder(tmp_path), redo=False)
+    assert [value for value in asked if value is study.problem.data] == [TinyData]
+    assert [cell.configuration for cell in cells] == [cell_configuration(study.problem, arm) for arm in study.arms]

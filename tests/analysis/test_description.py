@@ -248,3 +248,11 @@ def test_collections_of_the_users_own_are_told_with_what_they_do_and_keep():
     assert describe(make(1, 0.1))["holds"] == {"a": 1}
     assert len({json.dumps(describe(made)) for made in (make(1, 0.1), make(2, 0.1), make(1, 0.2))}) == 3
     assert describe(make(1, 0.1)) == describe(make(1, 0.1))
+
+
+# torch warns of itself as it loads its compiler.
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.* is deprecated:DeprecationWarning")
+def test_what_torch_compile_wraps_is_told_without_its_address():
+    one, other = torch.compile(nn.Linear(2, 3)), torch.compile(nn.Linear(2, 3))
+    assert one._torchdynamo_wrapper_id != other._torchdynamo_wrapper_id
+    assert describe(one) == describe(other) != describe(torch.compile(nn.Linear(2, 3, bias=False)))
