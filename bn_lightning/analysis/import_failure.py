@@ -5,7 +5,7 @@ import os
 import traceback
 
 
-def import_failure(what: str, error: Exception) -> ValueError:
+def import_failure(what: str, error: BaseException) -> ValueError:
     """An error of one line for what a user's module raised while it was imported.
 
     Args:

@@ -152,8 +152,9 @@ def _draw(
             drawn = figure.draw(results, cells, study)
             # Text is laid out only now, and a label that is no valid formula fails there.
             png, address = figure_png(drawn), figure_data_uri(drawn)
-        except ValueError as reason:
+        except Exception as reason:  # a user's figure may raise whatever it likes
             said = " ".join(str(reason).split())  # matplotlib points at the place in a formula over several lines
+            said = said if isinstance(reason, ValueError) else f"{type(reason).__name__}: {said}"
             failures.append(f"Figure {figure.name} could not be drawn: {said}")
             warnings.warn(f"The report of {study.name!r} lacks a figure. {failures[-1]}", NoEffectWarning, stacklevel=3)
             continue

@@ -63,7 +63,7 @@ def study_module(path: str | Path) -> ModuleType:
     _texts[name] = text
     try:
         module = importlib.import_module(name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script that parses arguments ends so
         raise import_failure(f"The study file {file}", error) from error
     _check_study(file, module)
     return module

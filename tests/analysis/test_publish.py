@@ -5,11 +5,11 @@ import pytest
 from tiny import TinyData, tiny_problem, tiny_study
 
 from bn_lightning.analysis.catalog import find_study
-from bn_lightning.analysis.publish import publish_folder
+from bn_lightning.analysis.publish import publish, publish_folder
 from bn_lightning.analysis.run_folder import RunFolder
 from bn_lightning.analysis.runner import ConfigurationChangedWarning, StudyInterrupted, execute
-from bn_lightning.analysis.study import Arm
-from bn_lightning.errors import RunFolderError
+from bn_lightning.analysis.study import Arm, Figure
+from bn_lightning.errors import NoEffectWarning, RunFolderError
 
 
 def test_a_study_of_the_users_own_is_reported_from_its_files(tmp_path):
@@ -44,6 +44,17 @@ def test_a_study_file_gives_its_figures_again_and_is_missed_where_it_is_gone(tmp
     assert "could not be used" in (out / "report.html").read_text(encoding="utf-8")
     assert {path.stem for path in (out / "figures").iterdir()} >= {"metric", "differences"}
     sys.modules.pop("own_figures")
+
+
+def test_a_figure_of_a_users_that_raises_anything_is_left_out_and_named(tmp_path):
+    def draw(results, cells, study):
+        raise KeyError("no such quantity")
+
+    study = tiny_study(figures=(Figure(name="broken", caption="", draw=draw),))
+    run = execute(study, out=tmp_path, seeds=1, progress=False)
+    with pytest.warns(NoEffectWarning, match="Figure broken could not be drawn: KeyError: 'no such quantity'"):
+        published = publish(run.out, study=study, results=run.results, cells=run.cells)
+    assert "Figure broken could not be drawn" in published.path.read_text(encoding="utf-8")
 
 
 def test_a_study_read_back_cannot_be_trained(tmp_path):

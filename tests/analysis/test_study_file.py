@@ -102,6 +102,7 @@ def test_a_file_that_is_not_there_is_answered_with_the_near_ones(study_file, tmp
             r"own_broken\.py fails as it is imported: ZeroDivisionError.*broken\.py, line 2",
         ),
         ("own_wrong.py", "def study(:\n", r"own_wrong\.py fails as it is imported: SyntaxError"),
+        ("own_ends.py", "import sys\nsys.exit(2)\n", r"fails as it is imported: SystemExit: 2, at .*ends\.py, line 2"),
         ("own_empty.py", "def stud(): ...\n", r"holds no function study\(problem\).*it holds: stud\."),
         ("own_bare.py", "", r"holds no function study\(problem\).*it holds: nothing\."),
         ("own_class.py", "class study: ...\n", r"but a study that is the class study; of its own it holds: study\."),
