@@ -104,7 +104,9 @@ def _digest(module: ModuleType, counts: Callable[[Any], bool]) -> str:
         if place.rpartition(".")[2] in names.state:
             continue
         for number, function in enumerate(_functions(value, module.__name__)):
-            said[f"{place}/{number}"] = code_digest(function.__code__)
+            defaults = (function.__defaults__ or (), tuple(sorted((function.__kwdefaults__ or {}).items())))
+            told = repr(defaults) if place in names.defaults and _is_plain(defaults) else ""
+            said[f"{place}/{number}"] = code_digest(function.__code__) + told
         if place in names.constants and counts(value):
             said[place] = repr(value)
     return sha256(repr(sorted(said.items())).encode()).hexdigest()[:12]

@@ -21,10 +21,12 @@ class SourceNames:
     Args:
         constants: Those that it, or a class in it, sets once and to what is written out; in classes, with the class
             before them. What is computed, such as `os.getpid()`, and what is set twice, as in a `try`, is none.
+        defaults: Functions of it and its classes whose arguments' defaults are all written out.
         state: Those that functions set later: globals, and attributes of anything but `self`.
     """
 
     constants: frozenset[str] = frozenset()
+    defaults: frozenset[str] = frozenset()
     state: frozenset[str] = frozenset()
 
 
@@ -49,7 +51,7 @@ def source_names(source: bytes) -> SourceNames:
             tree = ast.parse(source)
         state = frozenset(_state(tree))
         constants = (name for name in _constants(tree.body, "") if name.rpartition(".")[2] not in state)
-        return SourceNames(frozenset(constants), state)
+        return SourceNames(frozenset(constants), frozenset(_defaults(tree.body, "")), state)
     except (SyntaxError, ValueError, RecursionError):
         return SourceNames()
 
@@ -69,9 +71,23 @@ def _constants(body: list[ast.stmt], within: str) -> Iterator[str]:
             yield from _constants(statement.body, f"{within}{statement.name}.")
         targets: list[ast.expr] = getattr(statement, "targets", None) or [getattr(statement, "target", statement)]
         value = statement.value if isinstance(statement, (ast.Assign, ast.AnnAssign)) else None
-        if value is not None and all(isinstance(node, _WRITTEN_OUT) for node in ast.walk(value)):
+        if value is not None and _is_written_out(value):
             names = [target.id for target in targets if isinstance(target, ast.Name)]
             yield from (f"{within}{name}" for name in names if times[name] == 1 and not name.startswith("__"))
+
+
+def _defaults(body: list[ast.stmt], within: str) -> Iterator[str]:
+    for statement in body:
+        if isinstance(statement, ast.ClassDef):
+            yield from _defaults(statement.body, f"{within}{statement.name}.")
+        elif isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            given = [*statement.args.defaults, *filter(None, statement.args.kw_defaults)]
+            if all(map(_is_written_out, given)):
+                yield f"{within}{statement.name}"
+
+
+def _is_written_out(value: ast.expr) -> bool:
+    return all(isinstance(node, _WRITTEN_OUT) for node in ast.walk(value))
 
 
 def _set_by(node: ast.AST) -> Iterator[str]:

@@ -73,6 +73,7 @@ def own(tmp_path, monkeypatch):
         ("RATE = 0.1", "RATE = 0.25"),
         ("seen += 1", "seen += 2"),
         ("width * 2", "width * 7"),
+        ("width=3", "width=5"),
         ("x + 1", "x + 10"),
         ("/ 2", "/ 22"),
         ("width = 64", "width = 128"),
@@ -112,6 +113,9 @@ FAST = None
 if TOKEN[0] in "01234567":
     FAST = True
 built = None
+
+def age(now=time.time()):
+    return now - STARTED
 
 def build():
     global built

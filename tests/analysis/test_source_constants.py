@@ -30,3 +30,10 @@ def test_constants_are_what_is_set_once_to_what_is_written_out(text, constants):
 def test_state_is_what_is_set_later_and_not_on_the_object_itself():
     text = b"def f(self, net):\n    global made\n    made = 1\n    net.seen = 2\n    self.own = 3\n    return self.read"
     assert source_names(text).state == {"made", "seen"}
+
+
+def test_defaults_count_where_all_of_them_are_written_out():
+    text = (
+        b"def f(a, b=1, *, c='x'): ...\ndef g(b=time.time()): ...\nclass A:\n    def __init__(self, d=[1], *, e): ...\n"
+    )
+    assert source_names(text).defaults == {"f", "A.__init__"}
