@@ -7,7 +7,6 @@ may hold an older version of a file that was edited since.
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from hashlib import sha256
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import FunctionType, ModuleType
@@ -15,6 +14,7 @@ from typing import Any
 
 from bn_lightning.analysis.code_digest import code_digest
 from bn_lightning.analysis.library_modules import is_installed_at, is_library
+from bn_lightning.analysis.short_digest import short_digest
 from bn_lightning.analysis.source_constants import source_names
 from bn_lightning.analysis.worker_process import WorkerError
 
@@ -109,7 +109,7 @@ def _digest(module: ModuleType, counts: Callable[[Any], bool]) -> str:
             said[f"{place}/{number}"] = code_digest(function.__code__) + told
         if place in names.constants and counts(value):
             said[place] = repr(value)
-    return sha256(repr(sorted(said.items())).encode()).hexdigest()[:12]
+    return short_digest(repr(sorted(said.items())).encode())
 
 
 def _own_modules() -> dict[str, ModuleType]:
